@@ -1,0 +1,27 @@
+"""The JetStream bridge: outbox, relay, inbox, consumers and topology of one service.
+
+The service hands in its configuration and its session factory, and gets a `Bridge`. It does not
+edit this package; an update of the template replaces it.
+"""
+
+from .bridge import Bridge, Check
+from .config import BridgeConfig, ConnectionOptions
+from .errors import BridgeError, Retry, Unrecoverable
+from .event import Event, Metadata
+from .publisher import Publisher, PublishResult
+from .registry import Consumers
+
+__all__ = [
+    "Bridge",
+    "BridgeConfig",
+    "BridgeError",
+    "Check",
+    "ConnectionOptions",
+    "Consumers",
+    "Event",
+    "Metadata",
+    "PublishResult",
+    "Publisher",
+    "Retry",
+    "Unrecoverable",
+]

@@ -1,0 +1,298 @@
+"""The one place where the bridge's parts are put together, started and stopped.
+
+A bridge starts at once, whether NATS is there or not, and catches up by itself. When it stops, it
+stops asking for work first and gives up its connection last, each step within a time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from nats.errors import Error as NatsError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from .acks import AckPublisher
+from .batch import Transactions
+from .config import BridgeConfig
+from .connection import Connection, ConnectionEvent
+from .consumer import Durable, Worker
+from .dead_letters import DeadLetters
+from .errors import BridgeError, ConfigurationError, StreamMissingError
+from .inbox import Inbox, delete_processed
+from .lanes import lanes_of
+from .leases import LeaseHolder
+from .outbox import Outbox
+from .outcomes import Outcomes
+from .publisher import Publisher, PublisherSettings
+from .registry import Consumers
+from .reign import Reign
+from .relay import ROUND_LIMIT, Relay, RelaySettings
+from .retry import Backoff
+from .subjects import covered
+from .tasks import Tasks
+from .topology import Topology
+from .wake import listen
+
+logger = logging.getLogger(__name__)
+
+PROVISION_MIN, PROVISION_MAX = 0.2, 10.0  # seconds between two tries
+CLEANUP_EVERY = 60.0  # seconds between two looks for inbox rows past their retention
+CLEANUP_PORTION = 1000  # rows deleted in one statement
+CLOSE_LIMIT = 5.0  # seconds for the connection's own end
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of a readiness report."""
+
+    ok: bool
+    detail: str | None = None
+
+
+class Bridge:
+    """A service's end of the bridge: `async with Bridge(config, sessions, relay=True)`.
+
+    `relay` runs the outbox's relay here. `consumers` runs a worker for each durable that its
+    handlers need. Both may be absent: publishing through the outbox works all the same, and some
+    other process' relay sends the events.
+    """
+
+    def __init__(
+        self,
+        config: BridgeConfig,
+        sessions: async_sessionmaker[AsyncSession],
+        *,
+        relay: bool = False,
+        consumers: Consumers | None = None,
+    ) -> None:
+        self.config = config
+        self._sessions = sessions
+        self._engine = _engine_of(sessions)
+        names = config.names
+        self.connection = Connection(
+            config.connection,
+            name=f"{config.app_name}-{config.env}",
+            inbox_prefix=f"_INBOX_{config.app_name}",
+        )
+        self.acks = AckPublisher(
+            self.connection, stream=config.stream, timeout=config.publish_timeout
+        )
+        self.topology = Topology(
+            self.connection,
+            config,
+            sources=consumers.sources if consumers is not None else (),
+            consume=consumers is not None,
+        )
+        self._tasks = Tasks()
+        self._provision_now = asyncio.Event()
+        self._relay = self._make_relay() if relay and config.use_outbox else None
+        self._outbox = Outbox(
+            on_commit=self._relay.wake if self._relay is not None else None,
+            notify=self._relay is None,
+        )
+        self._publishing = PublisherSettings(
+            names=names,
+            destination=config.destination_app,
+            use_outbox=config.use_outbox,
+            gem_peer=config.gem_peer,
+        )
+        self._consumers = consumers
+        self._reigns: dict[str, Reign] = {}
+        if consumers is not None:
+            for source in (None, *consumers.sources):
+                self._reigns[names.durable(source)] = self._make_reign(source, consumers)
+
+    def publisher(self, session: AsyncSession) -> Publisher:
+        """Return what announces events in `session`'s transaction."""
+        return Publisher(session, self._outbox, self.acks, self._publishing)
+
+    # --- starting and stopping
+
+    async def __aenter__(self) -> Self:
+        self.connection.add_listener(self._on_connection)
+        await self.connection.start()
+        self._tasks.start("topology", self._provision())
+        if self._relay is not None:
+            self._tasks.start("relay", self._relay.run())
+            if self._engine.dialect.name == "postgresql":
+                self._tasks.start("relay wake-up", listen(self._engine, self._relay.wake))
+        for name, reign in self._reigns.items():
+            self._tasks.start(f"worker {name}", reign.run())
+        if self._reigns:
+            self._tasks.start("inbox clean-up", self._clean_up())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop within `shutdown_grace` seconds and the few that closing may take."""
+        await self._tasks.cancel("topology", "relay wake-up", "inbox clean-up")
+        grace = self.config.shutdown_grace
+        await asyncio.gather(*(reign.stop(grace) for reign in self._reigns.values()))
+        for name in self._reigns:
+            await self._tasks.finish(f"worker {name}", 2.0)
+        if self._relay is not None:
+            self._relay.stop()
+            await self._tasks.finish("relay", grace)
+        await self._tasks.cancel()
+        self.acks.close()
+        self.connection.remove_listener(self._on_connection)
+        await self.connection.close(timeout=CLOSE_LIMIT)
+
+    # --- health
+
+    def failures(self) -> list[str]:
+        """Return a line for each background task that died; such a process should be replaced."""
+        dead = self._tasks.failures()
+        if self.connection.failure is not None:
+            dead.append(f"connection supervisor died: {self.connection.failure!r}")
+        dead.extend(
+            f"a batch of {name} died: {reign.failure!r}"
+            for name, reign in self._reigns.items()
+            if reign.failure is not None
+        )
+        return dead
+
+    def checks(self) -> dict[str, Check]:
+        """Return what readiness depends on, without asking anybody."""
+        connected = self.connection.connected
+        checks = {
+            "nats": Check(connected, None if connected else self.connection.error or "connecting"),
+            "stream": _check(self.topology.problem if connected else "not connected to NATS"),
+        }
+        if self._relay is not None:
+            checks["relay"] = _check(self._relay.problem)
+        if self._reigns:
+            problems = [f"{n}: {r.problem}" for n, r in self._reigns.items() if r.problem]
+            checks["consumers"] = _check("; ".join(problems) or None)
+        return checks
+
+    # --- topology
+
+    def _on_connection(self, event: ConnectionEvent) -> None:
+        if event in (ConnectionEvent.CONNECTED, ConnectionEvent.REPLACED):
+            self._provision_now.set()
+
+    async def _provision(self) -> None:
+        """Ensure the stream at each connect, for a server may come back without it."""
+        while True:
+            await self._provision_now.wait()
+            self._provision_now.clear()
+            pause = PROVISION_MIN
+            while self.connection.connected and not await self._ensured():
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(PROVISION_MAX, pause * 2)
+
+    async def _ensured(self) -> bool:
+        try:
+            await self.topology.ensure()
+        except (BridgeError, NatsError, OSError, TimeoutError) as error:
+            logger.warning("the stream could not be ensured: %s", error)
+            return False
+        if self._relay is not None:
+            self._relay.wake()
+        return self.topology.problem is None
+
+    async def _routes(self, subjects: Sequence[str]) -> set[str]:
+        """Add those of `subjects` that are this service's to name; return what stays unknown."""
+        own = f"{self.config.env}.{self.config.app_name}.sync."
+        extra = [subject for subject in subjects if subject.startswith(own)]
+        await self.topology.ensure(extra_subjects=extra)
+        known = await self.topology.subjects()
+        if not known:
+            raise StreamMissingError(f"stream {self.config.stream} does not exist")
+        return {subject for subject in subjects if not covered(known, subject)}
+
+    # --- parts
+
+    def _make_relay(self) -> Relay:
+        return Relay(
+            lanes_of(self._engine, transaction_limit=ROUND_LIMIT),
+            self.acks,
+            self.connection,
+            RelaySettings(
+                batch_size=self.config.relay_batch_size,
+                max_attempts=self.config.outbox_max_attempts,
+                backoff=Backoff(self.config.backoff),
+                retention=self.config.outbox_retention,
+                gem_peer=self.config.gem_peer,
+            ),
+            routes=self._routes,
+        )
+
+    def _make_reign(self, source: str | None, consumers: Consumers) -> Reign:
+        config = self.config
+        name = config.names.durable(source)
+        lease = None
+        if config.worker_exclusive:
+            lease = LeaseHolder(self._engine, f"worker {name}")
+        inbox = Inbox(name)
+        letters = DeadLetters(self.acks, config.names.dead_letter) if config.use_dlq else None
+
+        async def ensure() -> None:
+            await self.topology.ensure()
+            await self.topology.ensure_consumer(source)
+
+        async def ack_floor() -> int:
+            return await self.topology.ack_floor(source)
+
+        def make() -> Worker:
+            return Worker(
+                Durable(name, config.stream, source, ensure, ack_floor),
+                config,
+                self.connection,
+                self._sessions,
+                consumers,
+                Transactions(
+                    self._sessions,
+                    self.publisher,
+                    durable=name,
+                    inbox=inbox if config.use_inbox else None,
+                    lease=lease,
+                ),
+                Outcomes(self._sessions, inbox, letters, durable=name, use_inbox=config.use_inbox),
+            )
+
+        return Reign(make, lease)
+
+    async def _clean_up(self) -> None:
+        """Delete inbox rows past their retention, a portion at a time."""
+        while True:
+            await asyncio.sleep(CLEANUP_EVERY * random.uniform(0.5, 1.0))
+            try:
+                deleted = CLEANUP_PORTION
+                while deleted == CLEANUP_PORTION:
+                    async with self._sessions() as session:
+                        deleted = await delete_processed(
+                            session, older_than=self.config.inbox_retention, limit=CLEANUP_PORTION
+                        )
+                        await session.commit()
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                logger.warning("inbox clean-up failed: %s", type(error).__name__)
+
+
+def _check(problem: str | None) -> Check:
+    return Check(ok=problem is None, detail=problem)
+
+
+def _engine_of(sessions: async_sessionmaker[AsyncSession]) -> AsyncEngine:
+    engine = sessions.kw.get("bind")
+    if not isinstance(engine, AsyncEngine):
+        raise ConfigurationError(
+            "the session factory has no engine; make it with async_sessionmaker(engine, ...)"
+        )
+    return engine

@@ -1,0 +1,235 @@
+"""What a worker holds: messages in hand, in the order in which they may be handled.
+
+Events of one resource are handled one after another, in stream order. While one of them waits
+for its next try, those behind it wait with it, here and without being counted as tried. Events
+without a resource id have no order to keep.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from operator import attrgetter
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from .envelope import ReceivedEnvelope, message_key, parse
+from .errors import EnvelopeError, MalformedJSONError, PayloadError
+from .inbox import Received
+from .registry import Consumers, Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a message goes to the dead letters; `reason` is one of the wire's."""
+
+    reason: str
+    error: Exception
+
+
+class Delivery:
+    """One message in hand, read once when it arrives."""
+
+    __slots__ = (
+        "envelope",
+        "handler",
+        "headers",
+        "key",
+        "msg",
+        "payload",
+        "received",
+        "resource",
+        "seq",
+        "touched",
+        "tries",
+        "verdict",
+    )
+
+    def __init__(self, msg: Msg, consumers: Consumers, source: str | None) -> None:
+        metadata = msg.metadata
+        self.msg = msg
+        self.seq: int = metadata.sequence.stream
+        self.tries: int = metadata.num_delivered or 1
+        self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
+        self.touched = time.monotonic()  # when the server last heard that it is being worked on
+        self.envelope: ReceivedEnvelope | None = None
+        self.handler: Handler | None = None
+        self.payload: Any = None
+        self.verdict: Verdict | None = None
+        self._read(consumers, source)
+        self.key = message_key(self.headers, self.envelope, self.seq)
+        self.resource = self._resource()
+        self.received = Received(
+            key=self.key,
+            subject=msg.subject,
+            body=msg.data.decode() if self.envelope is not None else None,
+            headers=self.headers,
+            stream=metadata.stream,
+            seq=self.seq,
+            deliveries=self.tries,
+        )
+
+    def _read(self, consumers: Consumers, source: str | None) -> None:
+        try:
+            self.envelope = parse(self.msg.data)
+            self.handler = consumers.find(self.envelope, source)
+            if self.handler is not None:
+                self.payload = self.handler.payload(self.envelope)
+        except MalformedJSONError as error:
+            self.verdict = Verdict("malformed_json", error)
+        except EnvelopeError as error:
+            self.verdict = Verdict("invalid_envelope", error)
+        except PayloadError as error:
+            self.verdict = Verdict("invalid_payload", error)
+
+    def _resource(self) -> str:
+        envelope = self.envelope
+        if envelope is None or not envelope.resource_id:
+            return f"seq:{self.seq}"
+        return f"{envelope.resource_type}:{envelope.resource_id}"
+
+    @property
+    def event_type(self) -> str:
+        return self.envelope.type if self.envelope is not None else "unknown"
+
+
+@dataclass(slots=True)
+class _Block:
+    """A resource whose event `seq` comes again at `due`; nobody waits past `until`."""
+
+    seq: int
+    due: float
+    until: float
+
+
+_SEQ = attrgetter("seq")
+
+
+class Deliveries:
+    """Messages in hand, by resource."""
+
+    def __init__(self) -> None:
+        self._in_hand: dict[int, Delivery] = {}  # by stream sequence
+        self._queues: dict[str, list[Delivery]] = {}
+        self._turns: dict[str, None] = {}  # resources with work, in the order of their turn
+        self._running: set[str] = set()
+        self._blocked: dict[str, _Block] = {}
+        self._waiting = 0  # queued behind an event that is to come again
+
+    def add(self, delivery: Delivery) -> None:
+        """Take a message in. One that comes again lifts the block that waits for it."""
+        held = self._in_hand.get(delivery.seq)
+        if held is not None:
+            # Redelivered while it is here: the newer copy's acknowledgement is the one to give.
+            held.msg, held.tries = delivery.msg, delivery.tries
+            return
+        block = self._blocked.get(delivery.resource)
+        if block is not None and delivery.seq == block.seq:
+            self.unblock(delivery.resource)
+        self._enqueue(delivery)
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        resource = delivery.resource
+        self._in_hand[delivery.seq] = delivery
+        insort(self._queues.setdefault(resource, []), delivery, key=_SEQ)
+        if resource in self._blocked:
+            self._waiting += 1
+        self._offer(resource)
+
+    def _offer(self, resource: str) -> None:
+        if (
+            resource in self._queues
+            and resource not in self._running
+            and resource not in self._blocked
+        ):
+            self._turns.setdefault(resource)
+
+    def take(self, limit: int, *, alone: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take up to `limit` messages, resource by resource; their resources are then busy.
+
+        A message that must run `alone` is a batch by itself.
+        """
+        batch: list[Delivery] = []
+        while self._turns and len(batch) < limit:
+            resource = next(iter(self._turns))
+            queue = self._queues[resource]
+            taken = _together(queue, limit - len(batch), alone)
+            if not taken:
+                if batch:
+                    break
+                taken = queue[:1]
+                limit = 1
+            del self._turns[resource]
+            del queue[: len(taken)]
+            if not queue:
+                del self._queues[resource]
+            self._running.add(resource)
+            batch.extend(taken)
+        return batch
+
+    def finish(self, batch: list[Delivery], *, unhandled: Sequence[Delivery] = ()) -> None:
+        """The resources of `batch` are free again; `unhandled` return to their places."""
+        for delivery in batch:
+            self._in_hand.pop(delivery.seq, None)
+            self._running.discard(delivery.resource)
+        for delivery in unhandled:
+            self._enqueue(delivery)
+        for delivery in batch:
+            self._offer(delivery.resource)
+
+    def block(self, delivery: Delivery, *, due: float, until: float) -> None:
+        """Nothing of this resource runs until `delivery` has come again, or `until`."""
+        resource = delivery.resource
+        if resource not in self._blocked:
+            self._waiting += len(self._queues.get(resource, ()))
+        self._blocked[resource] = _Block(delivery.seq, due, until)
+        self._turns.pop(resource, None)
+
+    def unblock(self, resource: str) -> None:
+        """Let the resource go on; its event came again, or will not."""
+        if self._blocked.pop(resource, None) is not None:
+            self._waiting -= len(self._queues.get(resource, ()))
+            self._offer(resource)
+
+    def overdue(self, now: float) -> list[tuple[str, int, bool]]:
+        """Return (resource, awaited sequence, give up) of blocks whose event should be back."""
+        return [
+            (resource, block.seq, now > block.until)
+            for resource, block in self._blocked.items()
+            if now > block.due
+        ]
+
+    def clear(self) -> list[Delivery]:
+        """Take everything that is not running, to hand it back."""
+        queued = [delivery for queue in self._queues.values() for delivery in queue]
+        for delivery in queued:
+            del self._in_hand[delivery.seq]
+        self._queues.clear()
+        self._turns.clear()
+        self._blocked.clear()
+        self._waiting = 0
+        return sorted(queued, key=_SEQ)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Everything in hand: queued, waiting and running."""
+        return iter(self._in_hand.values())
+
+    @property
+    def active(self) -> int:
+        """Messages in hand that run or could run, those behind a blocked one not counted."""
+        return len(self._in_hand) - self._waiting
+
+    @property
+    def runnable(self) -> int:
+        """Resources that could run now."""
+        return len(self._turns)
+
+
+def _together(
+    queue: list[Delivery], limit: int, alone: Callable[[Delivery], bool]
+) -> list[Delivery]:
+    return list(takewhile(lambda delivery: not alone(delivery), queue[:limit]))

@@ -1,0 +1,194 @@
+"""The durable consumers of this service: there, and as configured, before anyone pulls.
+
+A durable is shared by every worker of the service and holds what was delivered to whom. So it is
+created, or updated in place when its configuration differs, and otherwise not touched. Only a
+difference that the server cannot update makes it anew, and only on a work queue: there a new
+durable finds exactly the messages that are not acknowledged yet. On a stream that keeps its
+messages it would be given all of them again; then the operator has to decide.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+from nats.js.api import ConsumerInfo
+
+from .config import BridgeConfig
+from .errors import ConsumerMissingError, StreamMissingError, TopologyError
+from .session import PermissionDeniedError
+from .stream_api import (
+    CONSUMER_CREATE,
+    CONSUMER_FILTER_TAKEN,
+    STREAM_NOT_FOUND,
+    ApiError,
+    Json,
+    StreamApi,
+)
+from .subjects import overlaps
+from .topology_plan import consumer_differences, merged_consumer, new_consumer
+
+logger = logging.getLogger(__name__)
+
+
+class Durables:
+    """Makes sure of this service's durable consumers on its stream."""
+
+    def __init__(self, api: StreamApi, config: BridgeConfig) -> None:
+        self._api = api
+        self._config = config
+        self._problems: dict[str, str] = {}
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the consumers asked for so far."""
+        return "; ".join(self._problems.values()) or None
+
+    async def plan(self, source: str | None) -> list[str]:
+        """Say what `ensure` would change for `source`."""
+        wanted = self._wanted(source)
+        durable = wanted["durable_name"]
+        try:
+            info = await self._api.consumer(self._config.stream, durable)
+        except ApiError as error:
+            if error.err_code != STREAM_NOT_FOUND:
+                raise
+            info = None
+        if info is None:
+            return [f"create consumer {durable} for subject {wanted['filter_subject']}"]
+        differences = consumer_differences(wanted, info["config"])
+        return [f"update consumer {durable}: {', '.join(differences)}"] if differences else []
+
+    async def ensure(self, source: str | None) -> ConsumerInfo | None:
+        """Create or update the durable for `source`; raise `TopologyError` if that cannot be.
+
+        Returns None where this user may neither provision nor look: then it is bound unseen.
+        """
+        wanted = self._wanted(source)
+        durable = wanted["durable_name"]
+        try:
+            info = await self._ensure(wanted)
+        except TopologyError as error:
+            self._problems[durable] = str(error)
+            raise
+        self._problems.pop(durable, None)
+        return None if info is None else ConsumerInfo.from_response(copy.deepcopy(info))
+
+    async def ack_floor(self, source: str | None) -> int:
+        """The sequence up to which every message for `source` is acknowledged."""
+        durable = self._config.names.durable(source)
+        info = await self._api.consumer(self._config.stream, durable)
+        if info is None:
+            raise ConsumerMissingError(f"consumer {durable} does not exist; run `topology ensure`")
+        return int(info.get("ack_floor", {}).get("stream_seq", 0))
+
+    def _wanted(self, source: str | None) -> Json:
+        names = self._config.names
+        subject = names.subscribe(source or self._config.destination_app)
+        return new_consumer(self._config, durable=names.durable(source), subject=subject)
+
+    async def _ensure(self, wanted: Json) -> Json | None:
+        if not self._config.auto_provision:
+            return await self._verify(wanted)
+        info = await self._look(wanted)
+        if info is None:
+            logger.info("creating consumer %s", wanted["durable_name"])
+            return await self._put(wanted, wanted)
+        differences = consumer_differences(wanted, info["config"])
+        if not differences:
+            return info
+        logger.info("updating consumer %s: %s", wanted["durable_name"], ", ".join(differences))
+        try:
+            return await self._put(wanted, merged_consumer(wanted, info["config"]))
+        except ApiError as error:
+            if error.err_code != CONSUMER_CREATE:
+                raise
+            return await self._make_anew(wanted, differences, error)
+
+    async def _verify(self, wanted: Json) -> Json | None:
+        """Look without touching; a difference is only told."""
+        durable = wanted["durable_name"]
+        try:
+            info = await self._look(wanted)
+        except PermissionDeniedError:
+            logger.info("consumer %s is bound unseen: looking is not permitted", durable)
+            return None
+        if info is None:
+            raise ConsumerMissingError(
+                f"consumer {durable} does not exist on stream {self._config.stream} and "
+                f"AUTO_PROVISION is false; create it for subject {wanted['filter_subject']}"
+            )
+        config = info["config"]
+        if not _reads(config, wanted["filter_subject"]):
+            raise TopologyError(
+                f"consumer {durable} reads {_filters(config) or 'every subject'} and not "
+                f"{wanted['filter_subject']}; correct its filter (AUTO_PROVISION is false)"
+            )
+        if differences := consumer_differences(wanted, config):
+            logger.warning("consumer %s differs: %s", durable, ", ".join(differences))
+        return info
+
+    async def _look(self, wanted: Json) -> Json | None:
+        try:
+            return await self._api.consumer(self._config.stream, wanted["durable_name"])
+        except ApiError as error:
+            raise self._explained(error) from error
+
+    async def _put(self, wanted: Json, config: Json) -> Json:
+        durable = wanted["durable_name"]
+        try:
+            info = await self._api.put_consumer(self._config.stream, config)
+        except ApiError as error:
+            if error.err_code in CONSUMER_FILTER_TAKEN:
+                raise TopologyError(await self._taken(wanted)) from error
+            raise self._explained(error) from error
+        # A server that does not know a field drops it and says nothing.
+        if differences := consumer_differences(wanted, info["config"]):
+            raise TopologyError(
+                f"NATS made consumer {durable} otherwise than asked: {', '.join(differences)}; "
+                "use a newer nats-server"
+            )
+        return info
+
+    async def _make_anew(self, wanted: Json, differences: list[str], error: ApiError) -> Json:
+        durable, stream = wanted["durable_name"], self._config.stream
+        found = await self._api.stream(stream)
+        if found is None or found.get("retention") != "workqueue":
+            raise TopologyError(
+                f"consumer {durable} cannot be updated ({', '.join(differences)}: "
+                f"{error.description}), and a new one would be given every message of stream "
+                f"{stream} again; if that is wanted, delete the consumer"
+            ) from error
+        logger.warning("consumer %s cannot be updated and is made anew", durable)
+        await self._api.delete_consumer(stream, durable)
+        return await self._put(wanted, wanted)
+
+    async def _taken(self, wanted: Json) -> str:
+        """Name who reads the subject on a work queue, where only one may."""
+        subject = wanted["filter_subject"]
+        others = [
+            str(info["name"])
+            for info in await self._api.consumers(self._config.stream)
+            if _reads(info["config"], subject) and info["name"] != wanted["durable_name"]
+        ]
+        by = f"consumer {', '.join(others)}" if others else "another consumer"
+        return (
+            f"subject {subject} of work queue {self._config.stream} is read by {by} already, and "
+            f"it may have one reader only; delete that one to make {wanted['durable_name']}"
+        )
+
+    def _explained(self, error: ApiError) -> TopologyError:
+        if error.err_code == STREAM_NOT_FOUND:
+            stream = self._config.stream
+            return StreamMissingError(f"stream {stream} does not exist; run `topology ensure`")
+        return error
+
+
+def _filters(config: Json) -> list[str]:
+    single = config.get("filter_subject")
+    return [single] if single else list(config.get("filter_subjects") or [])
+
+
+def _reads(config: Json, subject: str) -> bool:
+    filters = _filters(config)
+    return not filters or any(overlaps(one, subject) for one in filters)

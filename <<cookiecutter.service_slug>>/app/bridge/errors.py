@@ -1,0 +1,128 @@
+"""Every error the bridge raises, in one tree.
+
+    BridgeError
+    ├── ConfigurationError          a setting, or two that do not go together
+    ├── InvalidSubjectError         a subject, or a part of one, that NATS would refuse or misread
+    ├── InvalidEventError           an event that cannot be built from what was given
+    ├── EnvelopeError               a message body that is not an envelope
+    │   └── MalformedJSONError      ... because it is not JSON at all
+    ├── PayloadError                a payload that does not fit the handler's model
+    ├── NatsConnectionError
+    │   ├── NotConnectedError       nothing was sent
+    │   └── RequestTimeoutError     sent, and no answer in time
+    ├── TopologyError               the stream or a consumer is not as this service needs it
+    │   ├── SubjectOwnedElsewhereError
+    │   ├── StreamMissingError
+    │   └── ConsumerMissingError
+    ├── PublishError                an event that was not accepted by the stream
+    │   ├── PublishRefusedError     ... because of the event itself: trying again cures nothing
+    │   └── PublishUnavailableError ... because of the outside: the event is fine, try again
+    ├── RegistrationError           a handler that cannot be registered as written
+    └── HandlerError
+        ├── Unrecoverable           raised by a handler: to the dead letters at once
+        ├── Retry                   raised by a handler: again after a delay of its choice
+        └── TransactionControlError a handler committed or rolled back the worker's transaction
+
+Leaves are named for the fault. Each message quotes the bad value and says what to do.
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Base of everything the bridge raises on purpose."""
+
+
+class ConfigurationError(BridgeError):
+    """A setting is wrong, or two settings contradict each other."""
+
+
+class InvalidSubjectError(BridgeError, ValueError):
+    """A subject or one of its parts holds what NATS would refuse or misread."""
+
+
+class InvalidEventError(BridgeError, ValueError):
+    """The event cannot be built from these arguments; nothing was written or sent."""
+
+
+class EnvelopeError(BridgeError, ValueError):
+    """A message body is JSON but not an envelope."""
+
+
+class MalformedJSONError(EnvelopeError):
+    """A message body is not JSON, or not UTF-8."""
+
+
+class PayloadError(BridgeError, ValueError):
+    """An event's payload does not fit the model that its handler declares."""
+
+
+class NatsConnectionError(BridgeError):
+    """The connection to NATS is not usable."""
+
+
+class NotConnectedError(NatsConnectionError):
+    """There is no connection; nothing was sent."""
+
+
+class RequestTimeoutError(NatsConnectionError):
+    """A request was sent and not answered in time; whether it took effect is unknown."""
+
+
+class TopologyError(BridgeError):
+    """The stream or a consumer is not as this service needs it."""
+
+
+class SubjectOwnedElsewhereError(TopologyError):
+    """A subject that this service needs belongs to another stream."""
+
+
+class StreamMissingError(TopologyError):
+    """The stream does not exist, and this service may not create it."""
+
+
+class ConsumerMissingError(TopologyError):
+    """The durable consumer does not exist, and this service may not create it."""
+
+
+class PublishError(BridgeError):
+    """The stream did not accept an event."""
+
+
+class PublishRefusedError(PublishError):
+    """The stream refused this very event; trying it again as it is cures nothing."""
+
+
+class PublishUnavailableError(PublishError):
+    """The stream could not be reached, or did not answer; the event itself is fine."""
+
+
+class RegistrationError(BridgeError, TypeError):
+    """A handler cannot be registered as written."""
+
+
+class HandlerError(BridgeError):
+    """Base of what a handler raises to steer the worker."""
+
+
+class Unrecoverable(HandlerError):  # noqa: N818 - reads as the sentence a handler says
+    """The event can never be handled: it goes to the dead letters at once."""
+
+
+class Retry(HandlerError):  # noqa: N818 - reads as the sentence a handler says
+    """Handle the event again later.
+
+    `delay` is in seconds; without it the configured back-off decides.
+    """
+
+    def __init__(self, message: str = "", *, delay: float | None = None) -> None:
+        super().__init__(message or "the handler asked for another try")
+        self.delay = delay
+
+
+class TransactionControlError(HandlerError):
+    """A handler committed or rolled back; the transaction belongs to the worker.
+
+    Its inbox row, its writes and its events commit together, after it returns. Use
+    `session.begin_nested()` for a part that may fail on its own.
+    """

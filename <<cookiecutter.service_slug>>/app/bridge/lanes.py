@@ -1,0 +1,364 @@
+"""What the relay reads and writes: claims on ready rows, and what became of them.
+
+PostgreSQL: a claim holds the row locks of some lanes until its outcome is written, in one
+transaction. The lock is the lease; a crash releases it at once, and a pooler in transaction mode
+does no harm. A relay takes half of the lanes at most, so that others find work.
+
+SQLite: one relay works at a time, by a lease; it holds no lock while it publishes.
+
+A row that must be tried again later leaves the relay's index (`held`, with `retry_at`), and so
+does each of its followers when it is first met. They come back in portions, so that neither
+reading nor releasing depends on how many wait.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sqlalchemy import Boolean, TextClause, text
+from sqlalchemy.engine import Row
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.types import TypeEngine
+from sqlmodel.sql.sqltypes import UTCDateTime
+
+from .columns import JSONDocument
+from .leases import RENEW_SECONDS, LeaseHolder
+from .outbox import LANES
+
+RELEASE_PORTION = 1000  # followers that come back at once when the row before them is done
+_MAX_ERROR = 2000  # characters kept in `last_error`
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A row to be tried again `delay` seconds from now."""
+
+    id: int
+    attempts: int
+    error: str
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that has used up its attempts."""
+
+    id: int
+    attempts: int
+    error: str
+
+
+@dataclass(slots=True)
+class Settlement:
+    """What became of the rows of one claim. Rows that are not named stay as they were."""
+
+    sent: list[int] = field(default_factory=list)
+    retries: list[Retry] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    held: list[int] = field(default_factory=list)  # followers of a row that is waiting
+    released: list[str] = field(default_factory=list)  # resources whose followers may go on
+
+
+class Claim(Protocol):
+    """Rows that nobody else may publish while the claim is open."""
+
+    rows: Sequence[Row[Any]]
+
+    async def settle(self, settlement: Settlement) -> None: ...
+
+
+class Lanes(Protocol):
+    """The relay's side of the outbox table, on one database."""
+
+    def claim(self, limit: int) -> AbstractAsyncContextManager[Claim]: ...
+
+    async def delete_sent(self, older_than: float, limit: int) -> int: ...
+
+    async def release_orphans(self) -> int: ...
+
+    async def stop(self) -> None: ...
+
+
+# `first_held` is the oldest waiting row of the same resource: before this row, it blocks it;
+# after it, it may go on when this row is stored.
+_COLUMNS = """e.id, e.event_id, e.subject, CAST(e.payload AS TEXT) AS body, e.headers,
+              e.attempts, e.resource, e.held, e.enqueued_at,
+              (SELECT min(h.id) FROM jetstream_outbox_events h
+                WHERE h.held AND h.resource = e.resource AND h.id <> e.id) AS first_held"""
+
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "headers": JSONDocument(),
+    "enqueued_at": UTCDateTime(),
+    "held": Boolean(),
+}
+
+# Lanes that have something to do, beginning at another one each time, so that busy lanes do not
+# starve the rest. Locks the lane rows only.
+_PG_LANES = text("""
+    SELECT l.lane FROM jetstream_outbox_lanes l
+     WHERE NOT l.paused
+       AND (EXISTS (SELECT 1 FROM jetstream_outbox_events e
+                     WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held)
+         OR EXISTS (SELECT 1 FROM jetstream_outbox_events e
+                     WHERE e.lane = l.lane AND e.retry_at <= now()))
+     ORDER BY (l.lane + CAST(:first AS integer)) % 16
+     LIMIT :lanes
+       FOR UPDATE OF l SKIP LOCKED""")
+
+# A second statement, so that its snapshot is taken after the locks: it sees what the lanes'
+# last holder committed. Rows due for another try come first, they are the oldest.
+_PG_ROWS = text(f"""
+    SELECT e.* FROM unnest(CAST(:lanes AS smallint[])) AS l(lane)
+     CROSS JOIN LATERAL (
+       (SELECT {_COLUMNS} FROM jetstream_outbox_events e
+         WHERE e.lane = l.lane AND e.retry_at <= now()
+         ORDER BY e.retry_at LIMIT :limit)
+        UNION ALL
+       (SELECT {_COLUMNS} FROM jetstream_outbox_events e
+         WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held
+         ORDER BY e.id LIMIT :limit)) e""").columns(**_TYPES)
+
+_PG_BOUND = text("""
+    SELECT set_config('idle_in_transaction_session_timeout', :timeout, true),
+           set_config('enable_seqscan', 'off', true)""")
+
+_PG_SENT = text("""
+    UPDATE jetstream_outbox_events
+       SET status = 'sent', sent_at = clock_timestamp(), updated_at = clock_timestamp(),
+           held = false, retry_at = NULL
+     WHERE id = ANY(CAST(:ids AS bigint[]))""")
+
+_SQLITE_ROWS = text(f"""
+    SELECT * FROM (
+      SELECT {_COLUMNS} FROM jetstream_outbox_events e
+       WHERE e.lane = 0 AND e.retry_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now')
+       ORDER BY e.retry_at LIMIT :limit)
+     UNION ALL
+    SELECT * FROM (
+      SELECT {_COLUMNS} FROM jetstream_outbox_events e
+       WHERE e.lane = 0 AND e.status = 'pending' AND NOT e.held
+       ORDER BY e.id LIMIT :limit)""").columns(**_TYPES)
+
+_SQLITE_PAUSED = text("SELECT 1 FROM jetstream_outbox_lanes WHERE paused LIMIT 1")
+
+_SQLITE_SENT = text("""
+    UPDATE jetstream_outbox_events
+       SET status = 'sent', sent_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
+           updated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'), held = false, retry_at = NULL
+     WHERE id IN (SELECT value FROM json_each(:ids))""")
+
+_RETRY = {
+    "postgresql": text("""
+        UPDATE jetstream_outbox_events
+           SET attempts = :attempts, last_error = :error, held = true,
+               retry_at = clock_timestamp() + make_interval(secs => :delay),
+               updated_at = clock_timestamp()
+         WHERE id = :id"""),
+    "sqlite": text("""
+        UPDATE jetstream_outbox_events
+           SET attempts = :attempts, last_error = :error, held = true,
+               retry_at = strftime('%Y-%m-%d %H:%M:%f000', 'now', '+' || :delay || ' seconds'),
+               updated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
+         WHERE id = :id"""),
+}
+_FAIL = text("""
+    UPDATE jetstream_outbox_events
+       SET status = 'failed', attempts = :attempts, last_error = :error,
+           held = false, retry_at = NULL, updated_at = CURRENT_TIMESTAMP
+     WHERE id = :id""")
+_HOLD = text("UPDATE jetstream_outbox_events SET held = true WHERE id = :id")
+_RELEASE = text("""
+    UPDATE jetstream_outbox_events SET held = false
+     WHERE id IN (SELECT id FROM jetstream_outbox_events
+                   WHERE held AND resource = :resource
+                     AND NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
+                                      WHERE p.held AND p.resource = :resource
+                                        AND p.retry_at IS NOT NULL)
+                   ORDER BY id LIMIT :portion)""")
+
+# Followers whose head is gone without the relay's doing: somebody deleted the row.
+_ORPHANS = text("""
+    SELECT h.resource
+      FROM (SELECT DISTINCT resource FROM jetstream_outbox_events WHERE held) h
+     WHERE NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
+                        WHERE p.held AND p.resource = h.resource AND p.retry_at IS NOT NULL)
+     LIMIT 100""")
+
+_DELETE_SENT = {
+    "postgresql": text("""
+        DELETE FROM jetstream_outbox_events WHERE id IN (
+          SELECT id FROM jetstream_outbox_events
+           WHERE status = 'sent'
+             AND sent_at < clock_timestamp() - make_interval(secs => :age)
+           ORDER BY sent_at LIMIT :limit FOR UPDATE SKIP LOCKED)"""),
+    "sqlite": text("""
+        DELETE FROM jetstream_outbox_events WHERE id IN (
+          SELECT id FROM jetstream_outbox_events
+           WHERE status = 'sent'
+             AND sent_at < strftime('%Y-%m-%d %H:%M:%f000', 'now', '-' || :age || ' seconds')
+           ORDER BY sent_at LIMIT :limit)"""),
+}
+
+
+async def _write(connection: AsyncConnection, settlement: Settlement, sent: TextClause) -> None:
+    dialect = connection.dialect.name
+    if settlement.sent:
+        ids = settlement.sent if dialect == "postgresql" else json.dumps(settlement.sent)
+        await connection.execute(sent, {"ids": ids})
+    if settlement.retries:
+        await connection.execute(
+            _RETRY[dialect],
+            [
+                {
+                    "id": row.id,
+                    "attempts": row.attempts,
+                    "error": row.error[:_MAX_ERROR],
+                    "delay": row.delay,
+                }
+                for row in settlement.retries
+            ],
+        )
+    if settlement.failures:
+        await connection.execute(
+            _FAIL,
+            [
+                {"id": row.id, "attempts": row.attempts, "error": row.error[:_MAX_ERROR]}
+                for row in settlement.failures
+            ],
+        )
+    if settlement.held:
+        await connection.execute(_HOLD, [{"id": id_} for id_ in settlement.held])
+    if settlement.released:
+        await connection.execute(
+            _RELEASE,
+            [
+                {"resource": resource, "portion": RELEASE_PORTION}
+                for resource in settlement.released
+            ],
+        )
+
+
+async def _delete_sent(engine: AsyncEngine, older_than: float, limit: int) -> int:
+    async with engine.begin() as connection:
+        result = await connection.execute(
+            _DELETE_SENT[engine.dialect.name], {"age": older_than, "limit": limit}
+        )
+        return result.rowcount
+
+
+async def _release_orphans(engine: AsyncEngine) -> int:
+    async with engine.begin() as connection:
+        resources = list((await connection.execute(_ORPHANS)).scalars())
+        if resources:
+            await _write(connection, Settlement(released=resources), _PG_SENT)
+        return len(resources)
+
+
+class _PostgresClaim:
+    def __init__(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
+        self._connection = connection
+        self.rows = rows
+
+    async def settle(self, settlement: Settlement) -> None:
+        await _write(self._connection, settlement, _PG_SENT)
+
+
+class PostgresLanes:
+    """The outbox on PostgreSQL, drained by any number of relays."""
+
+    def __init__(self, engine: AsyncEngine, *, transaction_limit: float) -> None:
+        """`transaction_limit`: seconds after which the server ends a claim that went silent."""
+        self._engine = engine.execution_options(isolation_level="READ COMMITTED")
+        self._timeout = f"{max(1, round(transaction_limit))}s"
+        self._first = 0
+
+    @asynccontextmanager
+    async def claim(self, limit: int) -> AsyncIterator[Claim]:
+        """Yield the oldest ready rows of some free lanes; their locks last until the end."""
+        async with self._engine.begin() as connection:
+            await connection.execute(_PG_BOUND, {"timeout": self._timeout})
+            wanted = LANES // 2
+            result = await connection.execute(_PG_LANES, {"first": self._first, "lanes": wanted})
+            lanes = list(result.scalars())
+            if not lanes:
+                yield _PostgresClaim(connection, [])
+                return
+            self._first = (LANES - lanes[-1] - 1) % LANES
+            per_lane = max(1, limit // len(lanes))
+            result = await connection.execute(_PG_ROWS, {"lanes": lanes, "limit": per_lane})
+            yield _PostgresClaim(connection, result.all())
+
+    async def delete_sent(self, older_than: float, limit: int) -> int:
+        return await _delete_sent(self._engine, older_than, limit)
+
+    async def release_orphans(self) -> int:
+        return await _release_orphans(self._engine)
+
+    async def stop(self) -> None:
+        """Nothing to give back: the locks end with their transaction."""
+
+
+class _SqliteClaim:
+    def __init__(self, engine: AsyncEngine, rows: Sequence[Row[Any]]) -> None:
+        self._engine = engine
+        self.rows = rows
+
+    async def settle(self, settlement: Settlement) -> None:
+        async with self._engine.begin() as connection:
+            await _write(connection, settlement, _SQLITE_SENT)
+
+
+class SqliteLanes:
+    """The outbox on SQLite, drained by the one relay that holds the lease."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        # Looking for work must not take the write lock; engines that always take it when a
+        # transaction begins know this option, others ignore it.
+        self._reader = engine.execution_options(sqlite_begin="DEFERRED")
+        self._lease = LeaseHolder(engine, "outbox-relay")
+        self._renewed = -RENEW_SECONDS
+
+    @asynccontextmanager
+    async def claim(self, limit: int) -> AsyncIterator[Claim]:
+        """Yield the oldest ready rows, or none while another process is the relay."""
+        yield _SqliteClaim(self._engine, await self._rows(limit))
+
+    async def _rows(self, limit: int) -> Sequence[Row[Any]]:
+        async with self._reader.connect() as connection:
+            if (await connection.execute(_SQLITE_PAUSED)).first() is not None:
+                return []
+            rows = (await connection.execute(_SQLITE_ROWS, {"limit": limit})).all()
+        return rows if rows and await self._is_ours() else []
+
+    async def _is_ours(self) -> bool:
+        """Renew early enough that the lease outlasts the publishing of one claim."""
+        now = time.monotonic()
+        if now - self._renewed < RENEW_SECONDS:
+            return True
+        if not await self._lease.acquire():
+            return False
+        self._renewed = now
+        return True
+
+    async def delete_sent(self, older_than: float, limit: int) -> int:
+        return await _delete_sent(self._engine, older_than, limit)
+
+    async def release_orphans(self) -> int:
+        return await _release_orphans(self._engine)
+
+    async def stop(self) -> None:
+        """Let another process take over at once."""
+        await self._lease.release()
+
+
+def lanes_of(engine: AsyncEngine, *, transaction_limit: float) -> Lanes:
+    """Return the relay's side of the outbox on `engine`'s database."""
+    if engine.dialect.name == "postgresql":
+        return PostgresLanes(engine, transaction_limit=transaction_limit)
+    return SqliteLanes(engine)

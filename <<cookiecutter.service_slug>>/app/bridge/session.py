@@ -1,0 +1,300 @@
+"""One nats-py client from its first byte to its last, and what the server told it.
+
+Every wait on the client ends: its calls run as tasks of their own, which are left behind when
+they outlast their limit, because nats-py swallows cancellation in places and waits for ever in
+others. Its callbacks never raise: one that does ends the client's read loop or its reconnecting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+
+from .errors import NatsConnectionError, NotConnectedError, RequestTimeoutError
+from .limits import Timing, bounded, leave
+from .nats_options import NatsOptions
+
+logger = logging.getLogger(__name__)
+
+_INFO = "$JS.API.INFO"
+_LOOPBACK = "publishing to an own inbox"
+_DENIAL = re.compile(r'permissions violation for (?P<kind>\w+) to "(?P<subject>[^"]+)"', re.I)
+
+
+class NoRespondersError(NatsConnectionError):
+    """Nobody listens on the subject; for JetStream's own it means that JetStream is off."""
+
+
+class PermissionDeniedError(NatsConnectionError):
+    """The server refuses this user the subject; nothing was done."""
+
+
+class _GuardedClient(Client):
+    """nats-py's client, which goes on in plaintext where TLS was asked for, taught to refuse."""
+
+    def __init__(self, *, tls_demanded: bool) -> None:
+        super().__init__()
+        self._tls_demanded = tls_demanded
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Look at the server's greeting: the last moment before the login is sent."""
+        if initial_connection and self._tls_demanded and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise nats.errors.Error(
+                    "the server does not offer TLS, which a tls:// address or NATS_TLS_CA demands"
+                )
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    def abort(self) -> None:
+        """Cut the socket without waiting for what could not be sent."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+
+class Session:
+    """A client, its callbacks and its requests.
+
+    `on_change` is called, with the session, when the client was lost, came back or closed.
+    """
+
+    def __init__(
+        self,
+        options: NatsOptions,
+        timing: Timing,
+        *,
+        inbox_prefix: str | None,
+        on_change: Callable[[Session], None],
+    ) -> None:
+        self.client = _GuardedClient(tls_demanded=options.tls_demanded)
+        self.closed = asyncio.Event()
+        self.reason: str | None = None  # the last error that the client reported
+        self.reconnects = 0
+        self.inbox_denied: str | None = None
+        self._options = options
+        self._timing = timing
+        self._inbox_prefix = inbox_prefix or "_INBOX"
+        self._on_change = on_change
+        self._attempt = 0
+        self._violations = 0
+        self._loopback = ""
+        self._denied: dict[str, str] = {}
+        self._waiting: dict[str, set[asyncio.Future[NatsConnectionError]]] = {}
+
+    async def open(self, *, name: str) -> None:
+        """Connect to one of the servers, trying each; raise `NatsConnectionError` if none lets us.
+
+        nats-py's own loop is allowed one round only, so that this one decides about pauses; once
+        connected it may reconnect without end.
+        """
+        arguments = self._options.arguments()
+        timing = self._timing
+        connecting = self.client.connect(
+            **arguments,
+            name=name,
+            inbox_prefix=self._inbox_prefix,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_closed,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=timing.reconnect_min,  # type: ignore[arg-type]
+            connect_timeout=timing.connect_timeout,  # type: ignore[arg-type]
+            ping_interval=timing.ping_interval,  # type: ignore[arg-type]
+            flush_timeout=timing.flush_timeout,
+            reconnect_to_server_handler=self._choose_server,
+        )
+        limit = 5 * timing.connect_timeout * len(arguments["servers"])
+        try:
+            await bounded(connecting, limit)
+        except nats.errors.NoServersError as error:
+            raise NatsConnectionError(self.reason or "no server answers") from error
+        except TimeoutError as error:
+            raise NatsConnectionError(self.reason or f"no connection within {limit:g} s") from error
+        except Exception as error:
+            raise NatsConnectionError(self._options.describe(error)) from error
+        self.client.options["allow_reconnect"] = True
+        self.client.options["max_reconnect_attempts"] = -1
+
+    async def request(self, subject: str, payload: bytes, *, limit: float) -> Msg:
+        """Ask on `subject`; do not wait for an answer that will not come.
+
+        That is so when the server refuses the subject, and when the connection is lost.
+        """
+        if self.inbox_denied is not None:
+            raise PermissionDeniedError(self.inbox_denied)
+        failure: asyncio.Future[NatsConnectionError] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(subject.lower(), set())
+        waiting.add(failure)
+        reply = asyncio.create_task(self.client.request(subject, payload, timeout=limit))
+        either: set[asyncio.Future[Any]] = {reply, failure}
+        try:
+            await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if failure.done():
+                raise failure.result()
+            if not reply.done():
+                raise RequestTimeoutError(f"no answer on {subject} within {limit:g} s")
+            return _result(reply, subject, limit)
+        finally:
+            leave(reply)
+            failure.cancel()
+            waiting.discard(failure)
+            if not waiting and self._waiting.get(subject.lower()) is waiting:
+                del self._waiting[subject.lower()]
+
+    def denial(self, subject: str) -> str | None:
+        """What the server said when it refused `subject` to this client, if it did."""
+        return self.inbox_denied or self._denied.get(subject.lower())
+
+    async def shows_life(self) -> bool:
+        """Say whether the server still answers this client.
+
+        The question goes to an inbox of our own on which nobody listens: the server we are
+        connected to answers it itself, without JetStream, so that neither a missing permission nor
+        an absent JetStream leader looks like a dead connection. A refusal is an answer as well, and
+        so is any message that came meanwhile. Where the question is refused it is not asked
+        again, since each refusal is a line in the server's log: then JetStream is asked, and
+        where that is refused too it is left to the pings of nats-py (45 s).
+        """
+        if self.inbox_denied is not None:
+            return True
+        heard = self._heard
+        if _LOOPBACK not in self._denied:
+            alive = await self._inbox_probe()
+        elif _INFO.lower() not in self._denied:
+            alive = await self._jetstream_probe()
+        else:
+            return True
+        return alive or self._heard != heard
+
+    async def discard(self, limit: float) -> None:
+        """Close the client within `limit` seconds, and cut its socket in any case."""
+        try:
+            await bounded(self.client.close(), limit)
+        except Exception as error:
+            logger.debug("closing a NATS client: %s", self._options.describe(error))
+        finally:
+            self.client.abort()
+
+    @property
+    def _heard(self) -> tuple[int, int]:
+        return self.client.stats["in_msgs"], self._violations
+
+    async def _inbox_probe(self) -> bool:
+        subject = self.client.new_inbox()
+        limit = self._timing.probe_timeout
+        self._loopback = subject.lower()
+        asking = self.client.request(subject, b"", timeout=limit, old_style=True)
+        try:
+            await bounded(asking, limit)
+        except nats.errors.NoRespondersError:
+            return True
+        except Exception as error:
+            logger.debug("no sign of life from NATS: %s", self._options.describe(error))
+        if denial := self._denied.pop(self._loopback, None):
+            self._denied[_LOOPBACK] = denial
+            return True
+        return False
+
+    async def _jetstream_probe(self) -> bool:
+        try:
+            await self.request(_INFO, b"", limit=self._timing.probe_timeout)
+        except (NoRespondersError, PermissionDeniedError):
+            return True
+        except NatsConnectionError as error:
+            logger.debug("no sign of life from NATS: %s", error)
+            return False
+        return True
+
+    def _choose_server(
+        self, servers: list[Server], info: dict[str, Any]
+    ) -> tuple[Server | None, float]:
+        """Pick where to reconnect to: the server that failed least often, after a growing pause."""
+        rounds = self._attempt // max(1, len(servers))
+        self._attempt += 1
+        return min(servers, key=lambda server: server.reconnects), self._timing.delay(rounds)
+
+    async def _on_error(self, error: Exception) -> None:
+        if denial := _DENIAL.search(str(error)):
+            self._note_denial(denial["kind"].lower(), denial["subject"].lower())
+            if denial["subject"].lower() == self._loopback:
+                return  # asked for by our own probe, and an answer to it
+        text = self._options.describe(error)
+        # What happens while connecting is reported by whoever decides about the next try.
+        new = self.client.is_connected and text != self.reason
+        level = logging.WARNING if new else logging.DEBUG
+        self.reason = text
+        logger.log(level, "NATS client: %s", text)
+
+    async def _on_disconnected(self) -> None:
+        # Rights may have changed by the time we are back: forget the refusals.
+        self.inbox_denied = None
+        self._denied.clear()
+        lost = RequestTimeoutError("the connection was lost before the answer came")
+        self._fail(tuple(self._waiting), lost)
+        self._changed()
+
+    async def _on_reconnected(self) -> None:
+        self._attempt = 0
+        self.reconnects += 1
+        self._changed()
+
+    async def _on_closed(self) -> None:
+        self.closed.set()
+        self._changed()
+
+    def _changed(self) -> None:
+        try:
+            self._on_change(self)
+        except Exception:
+            logger.exception("a change of the NATS connection could not be passed on")
+
+    def _note_denial(self, kind: str, subject: str) -> None:
+        self._violations += 1
+        if kind == "publish":
+            text = (
+                f"NATS does not permit this user to publish on {subject} (in lower case); grant it"
+            )
+            self._denied[subject] = self._options.mask(text)
+            self._fail((subject,), PermissionDeniedError(self._denied[subject]))
+        elif subject.startswith(self._inbox_prefix.lower() + "."):
+            self.inbox_denied = (
+                f"NATS does not permit this user to subscribe to {self._inbox_prefix}.>, "
+                "so no answer reaches it; grant it"
+            )
+            self._fail(tuple(self._waiting), PermissionDeniedError(self.inbox_denied))
+            self._changed()
+
+    def _fail(self, subjects: tuple[str, ...], error: NatsConnectionError) -> None:
+        """End the requests on `subjects` (in lower case) that still wait."""
+        for subject in subjects:
+            for future in self._waiting.get(subject, ()):
+                if not future.done():
+                    future.set_result(error)
+
+
+def _result(reply: asyncio.Task[Msg], subject: str, limit: float) -> Msg:
+    try:
+        return reply.result()
+    except nats.errors.NoRespondersError as error:
+        raise NoRespondersError(f"nobody answers on {subject}") from error
+    except TimeoutError as error:
+        raise RequestTimeoutError(f"no answer on {subject} within {limit:g} s") from error
+    except (
+        nats.errors.ConnectionClosedError,
+        nats.errors.ConnectionDrainingError,
+        nats.errors.ConnectionReconnectingError,
+        OSError,
+    ) as error:
+        raise NotConnectedError(f"{subject}: the connection is gone: {error}") from error
+    except nats.errors.Error as error:
+        raise NatsConnectionError(f"{subject}: {error}") from error

@@ -1,0 +1,7 @@
+"""Where handlers register: `@consumers.on("customer.created")`."""
+
+from __future__ import annotations
+
+from app.bridge import Consumers
+
+consumers = Consumers()

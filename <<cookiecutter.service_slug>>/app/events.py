@@ -1,0 +1,22 @@
+"""How a route announces what it did: `events: EventsDep`, then `await events.publish(...)`.
+
+The publisher works in the request's own session, so an event is announced exactly when what the
+route wrote is committed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.bridge import Bridge, Publisher
+from app.database import SessionDep
+
+
+def get_publisher(request: Request, session: SessionDep) -> Publisher:
+    bridge: Bridge = request.app.state.bridge
+    return bridge.publisher(session)
+
+
+EventsDep = Annotated[Publisher, Depends(get_publisher)]

@@ -1,0 +1,91 @@
+"""Whether this process works, and whether it is ready for requests.
+
+The answer about readiness comes within its limit, whatever hangs: a check that is still waiting
+is reported as failed, and is not asked again before it has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from app.bridge import Bridge, Check
+from app.database import Database
+from app.schema import pending_migrations
+
+_ANSWER_WITHIN = 1.5  # seconds; probes give up after 2
+_GIVE_UP_AFTER = 5.0  # seconds, so that a check that hangs is asked again after a repair
+_LONGEST_DETAIL = 200  # characters
+
+Question = Callable[[], Awaitable[str | None]]  # None: all is well; else what is not
+
+
+class Health:
+    """What `/healthz` and `/readyz` tell about one process."""
+
+    def __init__(self, database: Database, bridge: Bridge) -> None:
+        self._database = database
+        self._bridge = bridge
+        self._questions: dict[str, Question] = {
+            "database": self._ask_database,
+            "migrations": self._ask_migrations,
+        }
+        self._asked: dict[str, asyncio.Task[str | None]] = {}
+
+    def failures(self) -> list[str]:
+        """The background tasks that have died; a restart is the only cure."""
+        return self._bridge.failures()
+
+    async def checks(self) -> dict[str, Check]:
+        """Every check of readiness by its name."""
+        tasks = {name: self._ask(name) for name in self._questions}
+        await asyncio.wait(tasks.values(), timeout=_ANSWER_WITHIN)
+        return {name: _outcome(task) for name, task in tasks.items()} | self._bridge.checks()
+
+    async def close(self) -> None:
+        """Give up what is still being asked."""
+        for task in self._asked.values():
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+
+    def _ask(self, name: str) -> asyncio.Task[str | None]:
+        task = self._asked.get(name)
+        if task is None or task.done():
+            task = self._asked[name] = asyncio.create_task(_bounded(self._questions[name]))
+        return task
+
+    async def _ask_database(self) -> str | None:
+        async with self._database.reading.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+        return None
+
+    async def _ask_migrations(self) -> str | None:
+        pending = await pending_migrations(self._database.reading)
+        if not pending:
+            return None
+        return f"not applied: {', '.join(pending)}; run: alembic upgrade head"
+
+
+async def _bounded(question: Question) -> str | None:
+    try:
+        async with asyncio.timeout(_GIVE_UP_AFTER):
+            return await question()
+    except Exception as error:  # whatever it is, the answer is "not ready", and why
+        return _described(error)
+
+
+def _outcome(task: asyncio.Task[str | None]) -> Check:
+    if not task.done():
+        return Check(ok=False, detail=f"no answer within {_ANSWER_WITHIN:g} s")
+    detail = task.result()
+    return Check(ok=detail is None, detail=detail)
+
+
+def _described(error: Exception) -> str:
+    """One short line; SQLAlchemy's own text would add the statement and a link."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
+    text = " ".join(str(cause).split())
+    return (text or type(cause).__name__)[:_LONGEST_DETAIL]

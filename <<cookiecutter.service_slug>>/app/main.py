@@ -1,0 +1,45 @@
+"""The API process: `uvicorn app.main:app`. It also relays the outbox, unless told not to.
+
+It comes up and serves whether NATS is there or not; what is published meanwhile waits in the
+outbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import problems
+from app.logs import configure_logging
+from app.routers import routers
+from app.runtime import running
+from app.settings import Settings, load_settings
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Make the application; its lifespan runs the bridge."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings, relay=settings.relay_enabled) as runtime:
+            runtime.attach(app)
+            yield
+
+    app = FastAPI(title=settings.service_name, description=settings.description, lifespan=lifespan)
+    problems.install(app)
+    for router in routers():
+        app.include_router(router)
+    return app
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make `app` when it is first asked for, so that importing this module reads no settings."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    settings = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    app: FastAPI = create_app(settings)
+    globals()["app"] = app
+    return app

@@ -1,0 +1,132 @@
+"""Every error leaves as a problem document (RFC 9457), and none tells what went on inside.
+
+A request body is refused once it is larger than the limit, also when it comes in chunks and
+does not say how large it will be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MEDIA_TYPE = "application/problem+json"
+MAX_BODY = 1024 * 1024  # bytes
+
+_log = structlog.get_logger(__name__)
+
+
+def problem(
+    status: int,
+    detail: str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    **members: object,
+) -> JSONResponse:
+    """A problem document. `members` are further fields of it, like `errors`."""
+    document: dict[str, object] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+    }
+    if detail is not None and detail != document["title"]:
+        document["detail"] = detail
+    return JSONResponse(
+        document | members,
+        status_code=status,
+        headers=dict(headers) if headers else None,
+        media_type=MEDIA_TYPE,
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a problem document, and bound its request bodies."""
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY)
+
+
+async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    return problem(error.status_code, error.detail, headers=error.headers)
+
+
+async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    # The value itself is left out: it may be a password in the wrong field.
+    faults = [
+        {"field": ".".join(str(part) for part in fault["loc"]), "detail": fault["msg"]}
+        for fault in error.errors()
+    ]
+    return problem(422, "The request does not have the expected form.", errors=faults)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    _log.error(
+        "request failed", method=request.method, path=request.url.path, error=type(error).__name__
+    )
+    return problem(500, "The service failed to answer this request. The fault is in its log.")
+
+
+class BodyTooLarge(HTTPException):
+    """Raised to whoever reads the body, at the byte that is one too many."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(413, f"The body is larger than {max_bytes} bytes; send less at once.")
+
+
+class BodyLimit:
+    """Refuses a request body of more than `max_bytes`."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._announces_too_much(scope):
+            await self._refuse(scope, receive, send)
+            return
+        await self._pass_on(scope, receive, send)
+
+    def _announces_too_much(self, scope: Scope) -> bool:
+        length = Headers(scope=scope).get("content-length", "")
+        return length.isdecimal() and int(length) > self._max_bytes
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = BodyTooLarge(self._max_bytes)
+        await problem(error.status_code, error.detail)(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        received = 0
+        answered = False
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise BodyTooLarge(self._max_bytes)
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, noted)
+        except BodyTooLarge:
+            if answered:
+                raise
+            await self._refuse(scope, receive, send)

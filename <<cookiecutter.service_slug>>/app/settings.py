@@ -1,0 +1,429 @@
+"""What this service is told from outside, checked as a whole before anything starts.
+
+First come the environment, then `.env`, then `service.toml`, then the preset, then the defaults
+below. Nothing else in the service reads the environment. Durations are seconds. A secret is never
+part of a `repr`, an error line or a log.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from app.addresses import (
+    DEFAULT_NATS_URL,
+    check_database_address,
+    check_nats_addresses,
+    split_addresses,
+)
+from app.bridge.config import BridgeConfig, ConnectionOptions, Retention, Unhandled
+from app.bridge.durations import humanize, seconds
+from app.bridge.errors import ConfigurationError, InvalidSubjectError
+from app.bridge.subjects import Names, validate_app, validate_component
+from app.presets import PRESETS, Preset
+
+ROOT = Path(__file__).resolve().parent.parent
+SERVICE_FILE = Path(__file__).with_name("service.toml")
+
+_EXIT_BAD_INPUT = 2
+_MIN_DUPLICATE_WINDOW = 0.1  # seconds; nats-server refuses a shorter one
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LogFormat = Literal["json", "console"]
+
+
+class InvalidSettings(Exception):  # noqa: N818 - it is what it says, and carries several faults
+    """Some settings are wrong; `faults` has one line for each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+def _duration(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, str | int | float):
+        raise ValueError(f"{value!r} is not a duration")
+    try:
+        return seconds(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _durations(value: object) -> object:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{value!r} is not a list of durations")
+    return tuple(_duration(part) for part in value)
+
+
+def _file(value: str | None) -> str | None:
+    if value is not None and not Path(value).is_file():
+        raise ValueError(f"{value!r} is not a file that this process can see")
+    return value
+
+
+Duration = Annotated[float, BeforeValidator(_duration)]
+Durations = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_durations)]
+ExistingFile = Annotated[str, AfterValidator(_file)]
+
+
+class _PresetSource(PydanticBaseSettingsSource):
+    """The lowest source of all: a value given by name anywhere wins over the preset's."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        chosen = self.current_state.get("preset")
+        return dict(PRESETS.get(chosen, {})) if isinstance(chosen, str) else {}  # type: ignore[call-overload]
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. A field's description is the rule in its error line."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",  # of the folder that the process was started in
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,  # `NATS_USER=` in a .env means: not set
+        toml_file=SERVICE_FILE,
+        extra="ignore",
+        validate_default=True,
+        frozen=True,
+    )
+
+    app_name: str = Field(description="this service's name on the wire, like orders-service")
+    destination_app: str = Field(description="the other service's name on the wire")
+    service_name: str = "Service"
+    description: str = ""
+
+    nats_env: str = Field(default="development", description="the first part of every NATS name")
+    nats_urls: SecretStr | None = Field(default=None, description="addresses, separated by commas")
+    nats_url: SecretStr | None = Field(default=None, description="addresses, separated by commas")
+    nats_user: str | None = None
+    nats_password: SecretStr | None = None
+    nats_token: SecretStr | None = None
+    nats_creds_file: ExistingFile | None = Field(
+        default=None, description="the path of a .creds file"
+    )
+    nats_nkey_file: ExistingFile | None = Field(
+        default=None, description="the path of an nkey seed"
+    )
+    nats_tls_ca: ExistingFile | None = Field(default=None, description="the path of a PEM file")
+    nats_tls_cert: ExistingFile | None = Field(default=None, description="the path of a PEM file")
+    nats_tls_key: ExistingFile | None = Field(default=None, description="the path of a PEM file")
+
+    nats_stream: str | None = Field(default=None, description="a stream's name")
+    nats_stream_replicas: int = Field(
+        default=1, ge=1, le=5, description="a whole number from 1 to 5"
+    )
+    nats_max_age: Duration | None = Field(
+        default=None, gt=0, description="a duration like 7d; leave it out for no limit"
+    )
+    nats_duplicate_window: Duration = Field(
+        default=120.0, ge=_MIN_DUPLICATE_WINDOW, description="a duration of at least 100ms, like 2m"
+    )
+    nats_retention: Retention = Field(default="workqueue", description="workqueue or limits")
+    nats_max_bytes: int | None = Field(
+        default=None, ge=1, description="a whole number of bytes; leave it out for no limit"
+    )
+    gem_peer: bool = Field(default=False, description="true or false")
+    auto_provision: bool = Field(default=True, description="true or false")
+
+    database_url: SecretStr = Field(
+        description="postgresql+asyncpg://user:password@host:5432/name or sqlite+aiosqlite:///file"
+    )
+
+    preset: Preset | None = Field(default=None, description=f"one of {', '.join(PRESETS)}")
+    use_outbox: bool = Field(default=True, description="true or false")
+    use_inbox: bool = Field(default=True, description="true or false")
+    use_dlq: bool = Field(default=True, description="true or false")
+
+    max_deliver: int = Field(default=5, ge=1, description="a whole number, 1 or more")
+    ack_wait: Duration = Field(
+        default=30.0, gt=0, description="a duration like 30s, longer than nothing"
+    )
+    backoff: Durations = Field(
+        default=(1.0, 5.0, 15.0, 30.0, 60.0),
+        min_length=1,
+        description="one or more durations, separated by commas, like 1s,5s,15s",
+    )
+
+    relay_enabled: bool = Field(default=True, description="true or false")
+    relay_batch_size: int = Field(
+        default=1000, ge=1, le=10_000, description="a whole number from 1 to 10000"
+    )
+    outbox_max_attempts: int = Field(default=10, ge=1, description="a whole number, 1 or more")
+    outbox_retention: Duration = Field(
+        default=7 * 86400.0, gt=0, description="a duration like 7d, longer than nothing"
+    )
+
+    worker_batch_size: int = Field(
+        default=200, ge=1, le=5000, description="a whole number from 1 to 5000"
+    )
+    worker_concurrency: int = Field(
+        default=8, ge=1, le=256, description="a whole number from 1 to 256"
+    )
+    worker_exclusive: bool = Field(default=False, description="true or false")
+    worker_port: int = Field(default=8001, ge=1, le=65535, description="a port from 1 to 65535")
+    shutdown_grace: Duration = Field(
+        default=20.0, gt=0, description="a duration like 20s, longer than nothing"
+    )
+    unhandled: Unhandled = Field(default="ack", description="ack or dead_letter")
+    inbox_retention: Duration = Field(
+        default=30 * 86400.0, gt=0, description="a duration like 30d, longer than nothing"
+    )
+
+    admin_token: SecretStr | None = None
+    log_level: LogLevel = Field(
+        default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
+    )
+    log_format: LogFormat | None = Field(default=None, description="json or console")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (
+            init_settings,
+            env_settings,
+            dotenv_settings,
+            TomlConfigSettingsSource(settings_cls),
+            _PresetSource(settings_cls),
+        )
+
+    # Relations between settings are checked at the later of the two fields, against what is known
+    # of the earlier one: so a fault in one place does not hide a fault in another.
+
+    @field_validator("app_name")
+    @classmethod
+    def _app_name_is_usable(cls, value: str) -> str:
+        return _checked_app(value)
+
+    @field_validator("destination_app")
+    @classmethod
+    def _destination_is_another_app(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("app_name"):
+            raise ValueError(f"{value!r} is APP_NAME too; a service cannot be its own destination")
+        return _checked_app(value)
+
+    @field_validator("nats_env")
+    @classmethod
+    def _env_is_usable(cls, value: str) -> str:
+        try:
+            return validate_component("value", value)
+        except InvalidSubjectError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("nats_urls", "nats_url")
+    @classmethod
+    def _addresses_are_usable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            check_nats_addresses(split_addresses(value.get_secret_value()))
+        return value
+
+    @field_validator("nats_password")
+    @classmethod
+    def _password_has_a_user(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        user = info.data.get("nats_user", "")
+        if value is not None and user is None:
+            raise ValueError("a password is set and no user; set NATS_USER, or use NATS_TOKEN")
+        if value is None and user:
+            raise ValueError(f"NATS_USER is {user!r} and no password is set; set NATS_PASSWORD")
+        return value
+
+    @field_validator("nats_token", "nats_creds_file", "nats_nkey_file")
+    @classmethod
+    def _one_way_to_log_in(
+        cls, value: SecretStr | str | None, info: ValidationInfo
+    ) -> SecretStr | str | None:
+        earlier = ("nats_user", "nats_token", "nats_creds_file", "nats_nkey_file")
+        if value is not None:
+            for name in earlier[: earlier.index(str(info.field_name))]:
+                if info.data.get(name) is not None:
+                    raise ValueError(f"{name.upper()} is set too; keep one way to log in")
+        return value
+
+    @field_validator("nats_tls_key")
+    @classmethod
+    def _certificate_and_key_come_together(
+        cls, value: str | None, info: ValidationInfo
+    ) -> str | None:
+        certificate = info.data.get("nats_tls_cert", value)
+        if (value is None) != (certificate is None):
+            raise ValueError("NATS_TLS_CERT and NATS_TLS_KEY need each other; set both or none")
+        return value
+
+    @field_validator("nats_stream")
+    @classmethod
+    def _stream_has_a_usable_name(cls, value: str | None) -> str | None:
+        try:
+            Names(env="any", app="any").stream(value)
+        except InvalidSubjectError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+    @field_validator("nats_duplicate_window")
+    @classmethod
+    def _window_fits_the_age(cls, value: float, info: ValidationInfo) -> float:
+        age = info.data.get("nats_max_age")
+        if age is not None and value > age:
+            raise ValueError(
+                f"{humanize(value)} is longer than NATS_MAX_AGE ({humanize(age)}), which NATS "
+                f"refuses, since it keeps no trace of what it deleted; lower it, or raise the age"
+            )
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_supported(cls, value: SecretStr) -> SecretStr:
+        check_database_address(value.get_secret_value())
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _level_in_any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def nats_addresses(self) -> tuple[str, ...]:
+        """Where NATS is; `NATS_URLS` wins over `NATS_URL`. May hold credentials: don't log it."""
+        given = self.nats_urls or self.nats_url
+        return split_addresses(given.get_secret_value()) if given else (DEFAULT_NATS_URL,)
+
+    @property
+    def nats_is_given(self) -> bool:
+        return bool(self.nats_urls or self.nats_url)
+
+    def bridge(self) -> BridgeConfig:
+        """What the bridge needs of all this."""
+        return BridgeConfig(
+            app_name=self.app_name,
+            destination_app=self.destination_app,
+            env=self.nats_env,
+            connection=self._connection(),
+            stream_name=self.nats_stream,
+            stream_replicas=self.nats_stream_replicas,
+            duplicate_window=self.nats_duplicate_window,
+            retention=self.nats_retention,
+            max_age=self.nats_max_age,
+            max_bytes=self.nats_max_bytes,
+            auto_provision=self.auto_provision,
+            gem_peer=self.gem_peer,
+            use_outbox=self.use_outbox,
+            use_inbox=self.use_inbox,
+            use_dlq=self.use_dlq,
+            relay_batch_size=self.relay_batch_size,
+            outbox_max_attempts=self.outbox_max_attempts,
+            outbox_retention=self.outbox_retention,
+            max_deliver=self.max_deliver,
+            ack_wait=self.ack_wait,
+            backoff=self.backoff,
+            worker_batch_size=self.worker_batch_size,
+            worker_concurrency=self.worker_concurrency,
+            worker_exclusive=self.worker_exclusive,
+            unhandled=self.unhandled,
+            inbox_retention=self.inbox_retention,
+            shutdown_grace=self.shutdown_grace,
+        )
+
+    def _connection(self) -> ConnectionOptions:
+        return ConnectionOptions(
+            urls=self.nats_addresses,
+            user=self.nats_user,
+            password=_plain(self.nats_password),
+            token=_plain(self.nats_token),
+            creds_file=self.nats_creds_file,
+            nkey_file=self.nats_nkey_file,
+            tls_ca=self.nats_tls_ca,
+            tls_cert=self.nats_tls_cert,
+            tls_key=self.nats_tls_key,
+        )
+
+
+def read_settings(cls: type[Settings] = Settings, **values: Any) -> Settings:
+    """Read the settings from outside; raise `InvalidSettings` with every fault that is found.
+
+    `values` win over everything outside.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        raise InvalidSettings([_fault(cls, detail) for detail in error.errors()]) from None
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings([f"service.toml: it is not TOML: {error}"]) from None
+
+
+def load_settings() -> Settings:
+    """Read the settings, or say on stderr what is wrong with them and exit with status 2."""
+    try:
+        return read_settings()
+    except InvalidSettings as error:
+        exit_with(error.faults)
+
+
+def exit_with(faults: list[str]) -> NoReturn:
+    """End this process for bad input: one line for each fault on stderr, status 2."""
+    sys.stderr.write("".join(f"{fault}\n" for fault in faults))
+    raise SystemExit(_EXIT_BAD_INPUT)
+
+
+def _fault(cls: type[Settings], detail: ErrorDetails) -> str:
+    """One line: the setting, what is wrong with its value, what would be right."""
+    field_name = str(detail["loc"][0])
+    rule = cls.model_fields[field_name].description
+    if detail["type"] == "missing":
+        return f"{field_name.upper()}: it is not set; write {rule}"
+    shown = _shown(cls.model_fields[field_name], detail["input"])
+    said = detail["msg"].removeprefix("Value error, ")
+    said = said.replace("Input should", f"{shown} should", 1).replace("Tuple", shown, 1)
+    names_what_is_right = detail["type"] == "literal_error" or ";" in said
+    remedy = f"; write {rule}" if rule and not names_what_is_right else ""
+    return f"{field_name.upper()}: {said}{remedy}".replace("\n", " ")
+
+
+def _shown(field: FieldInfo, value: object) -> str:
+    if isinstance(value, SecretStr) or "SecretStr" in str(field.annotation):
+        return "the value (not shown)"
+    return repr(value)
+
+
+def _checked_app(value: str) -> str:
+    try:
+        return validate_app("value", value)
+    except InvalidSubjectError as error:
+        raise ValueError(str(error)) from error
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None

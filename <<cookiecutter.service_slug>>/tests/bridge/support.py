@@ -1,0 +1,82 @@
+"""What the bridge's tests share: a database with its tables, and rows as SQL would write them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Row, insert, text
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlmodel import SQLModel
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.bridge.inbox import InboxEvent
+from app.bridge.leases import Lease
+from app.bridge.outbox import LANES, OutboxEvent, OutboxLane
+from app.database import create_engine
+
+BRIDGE_TABLES = [
+    SQLModel.metadata.tables[str(model.__tablename__)]
+    for model in (OutboxEvent, OutboxLane, InboxEvent, Lease)
+]
+
+Sessions = async_sessionmaker[AsyncSession]
+
+
+@asynccontextmanager
+async def database(url: str) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
+    """Yield an engine on a database with the bridge's tables, and a session factory."""
+    engine = create_engine(url, pool_size=20)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(SQLModel.metadata.create_all, tables=BRIDGE_TABLES)
+            await connection.execute(insert(OutboxLane), [{"lane": n} for n in range(LANES)])
+        yield engine, async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
+    finally:
+        await engine.dispose()
+
+
+async def rows(engine: AsyncEngine, sql: str, **parameters: object) -> Sequence[Row[Any]]:
+    async with engine.connect() as connection:
+        return (await connection.execute(text(sql), parameters)).all()
+
+
+async def scalar(engine: AsyncEngine, sql: str, **parameters: object) -> Any:
+    return (await rows(engine, sql, **parameters))[0][0]
+
+
+def envelope(event_id: str, *, resource: str = "1", kind: str = "order", **payload: object) -> str:
+    """Return an envelope's JSON as another program would write it."""
+    return json.dumps(
+        {
+            "event_id": event_id,
+            "schema_version": 1,
+            "event_type": f"{kind}.changed",
+            "producer": "test",
+            "resource_id": resource,
+            "occurred_at": "2026-01-02T03:04:05Z",
+            "trace_id": "t",
+            "resource_type": kind,
+            "payload": payload,
+        },
+        separators=(",", ":"),
+    )
+
+
+async def enqueue(
+    engine: AsyncEngine, events: Sequence[Mapping[str, str]], *, subject: str
+) -> None:
+    """Insert outbox rows with plain SQL that names nothing but the three columns."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "INSERT INTO jetstream_outbox_events (event_id, subject, payload) "
+                "VALUES (:event_id, :subject, :payload)"
+                if engine.dialect.name == "sqlite"
+                else "INSERT INTO jetstream_outbox_events (event_id, subject, payload) "
+                "VALUES (:event_id, :subject, CAST(:payload AS json))"
+            ),
+            [{"subject": subject, **event} for event in events],
+        )

@@ -1,0 +1,557 @@
+"""The supervised connection, against real servers that go away, refuse, freeze and come back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats.aio.client import Client
+
+from app.bridge.config import ConnectionOptions
+from app.bridge.connection import Connection, ConnectionEvent
+from app.bridge.errors import NotConnectedError, RequestTimeoutError
+from app.bridge.limits import Timing
+from app.bridge.session import NoRespondersError, PermissionDeniedError, Session
+from tests.bridge.nats_accounts import (
+    Certificates,
+    credentials,
+    make_certificates,
+    new_key,
+)
+from tests.servers import NatsServer, free_port
+from tests.waiting import eventually
+
+CONNECTED = ConnectionEvent.CONNECTED
+DISCONNECTED = ConnectionEvent.DISCONNECTED
+REPLACED = ConnectionEvent.REPLACED
+CLOSED = ConnectionEvent.CLOSED
+
+LOGIN: dict[str, Any] = {"user": "api", "password": "right"}
+
+QUICK = Timing(probe_interval=0.1, probe_timeout=0.3, silent_probes=3, stable_after=0.5)
+
+
+class Watched:
+    """A connection, and the events that it announced."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.events: list[ConnectionEvent] = []
+        connection.add_listener(self.events.append)
+
+
+def client_of(watched: Watched) -> Client:
+    client = watched.connection.client
+    assert client is not None
+    return client
+
+
+@contextlib.asynccontextmanager
+async def connected(
+    *urls: str,
+    timing: Timing | None = None,
+    inbox_prefix: str | None = None,
+    wait: bool = True,
+    **options: Any,
+) -> AsyncIterator[Watched]:
+    connection = Connection(
+        ConnectionOptions(urls=urls, **options),
+        name="orders",
+        inbox_prefix=inbox_prefix,
+        timing=timing,
+    )
+    watched = Watched(connection)
+    await connection.start()
+    try:
+        if wait:
+            await connection.wait_connected(10)
+        yield watched
+    finally:
+        await connection.close(timeout=3)
+
+
+def _no_longer(connection: Connection, client: Client) -> Callable[[], bool]:
+    return lambda: connection.connected and connection.client is not client
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def other_server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+pytestmark = pytest.mark.real
+
+
+# --- coming up, going away, coming back
+
+
+async def test_starts_while_nats_is_down_and_connects_by_itself_later() -> None:
+    server = NatsServer()
+    try:
+        async with connected(server.url, wait=False) as watched:
+            connection = watched.connection
+            with pytest.raises(NotConnectedError, match="not connected to NATS at nats://127"):
+                await connection.wait_connected(0.3)
+            assert connection.state == "connecting"
+            with pytest.raises(NotConnectedError):
+                await connection.request("$JS.API.INFO", timeout=1)
+            server.start()
+            await connection.wait_connected(5)
+            assert connection.state == "connected"
+            assert connection.generation == 1
+            assert connection.error is None
+            assert connection.connected_at is not None
+            assert watched.events == [CONNECTED]
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("stop", ["terminate", "kill"])
+async def test_survives_a_restart_of_the_server_and_is_back_soon(
+    nats_server: NatsServer, stop: str
+) -> None:
+    async with connected(nats_server.url) as watched:
+        before = watched.connection.client
+        getattr(nats_server, stop)()
+        await eventually(lambda: not watched.connection.connected)
+        nats_server.start()
+        began = time.monotonic()
+        await watched.connection.wait_connected(5)
+        assert time.monotonic() - began < 2
+        assert watched.connection.client is before
+        await eventually(lambda: watched.connection.generation == 2)
+        assert watched.events == [CONNECTED, DISCONNECTED, CONNECTED]
+        assert await watched.connection.probe() < 2
+
+
+async def test_goes_to_another_server_when_its_own_dies(
+    nats_server: NatsServer, other_server: NatsServer
+) -> None:
+    dead = f"nats://127.0.0.1:{free_port()}"
+    async with connected(dead, nats_server.url, other_server.url) as watched:
+        client = client_of(watched)
+        assert client.connected_url is not None
+        used = nats_server if client.connected_url.port == nats_server.port else other_server
+        used.kill()
+        await eventually(lambda: not watched.connection.connected)
+        client = await watched.connection.wait_connected(5)
+        assert client.connected_url is not None
+        assert client.connected_url.port != used.port
+
+
+async def test_after_a_long_outage_a_new_client_takes_over(nats_server: NatsServer) -> None:
+    timing = Timing(probe_interval=0.1, reconnect_limit=0.5)
+    async with connected(nats_server.url, timing=timing) as watched:
+        before = watched.connection.client
+        nats_server.kill()
+        await eventually(lambda: "replaced" in (watched.connection.error or ""))
+        nats_server.start()
+        assert await watched.connection.wait_connected(8) is not before
+        assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
+
+
+async def test_a_request_ends_with_its_connection(nats_server: NatsServer) -> None:
+    async with connected(nats_server.url) as watched:
+        nats_server.pause()
+        asking = asyncio.create_task(watched.connection.request("$JS.API.INFO", timeout=30))
+        await eventually(lambda: client_of(watched).stats["out_msgs"] > 0)
+        nats_server.kill()
+        with pytest.raises(RequestTimeoutError, match="connection was lost"):
+            await asyncio.wait_for(asking, 5)
+
+
+# --- clients that are lost for good
+
+
+async def test_a_payload_violation_ends_the_client_and_a_new_one_takes_over(
+    nats_server: NatsServer,
+) -> None:
+    async with connected(nats_server.url) as watched:
+        client = client_of(watched)
+        # nats-py counts the body only, the server the headers too.
+        await client.publish("x", b"x" * (client.max_payload - 10), headers={"a": "b" * 100})
+        await eventually(lambda: REPLACED in watched.events)
+        assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
+        assert watched.connection.client is not client
+        assert watched.connection.generation == 2
+        assert await watched.connection.probe() < 2
+
+
+async def test_a_client_that_keeps_being_closed_is_replaced_with_growing_pauses(
+    nats_server: NatsServer,
+) -> None:
+    async with connected(nats_server.url, timing=QUICK) as watched:
+        began = time.monotonic()
+        for _ in range(4):
+            client = await watched.connection.wait_connected(5)
+            await client.publish("x", b"x" * (client.max_payload - 10), headers={"a": "b" * 100})
+            await eventually(_no_longer(watched.connection, client))
+        assert time.monotonic() - began > 0.2
+
+
+async def test_rotated_credentials_end_the_client_and_restored_ones_bring_a_new_one() -> None:
+    users = "authorization {{ users: [{{ user: api, password: {password} }}] }}"
+    with NatsServer(config=users.format(password="first-secret")) as server:
+        async with connected(server.url, user="api", password="first-secret") as watched:
+            server.reload(users.format(password="second-secret"))
+            await eventually(lambda: "login" in (watched.connection.error or ""))
+            assert not watched.connection.connected
+            assert watched.connection.failure is None
+            server.reload(users.format(password="first-secret"))
+            await watched.connection.wait_connected(8)
+            assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
+
+
+async def test_an_expired_jwt_is_read_anew_from_its_file(tmp_path: Path) -> None:
+    config, _ = credentials()
+    file = tmp_path / "user.creds"
+    config, short = credentials(expires_in=2)
+    file.write_text(short)
+    with NatsServer(config=config, jetstream=False) as server:
+        async with connected(server.url, creds_file=str(file)) as watched:
+            await eventually(lambda: DISCONNECTED in watched.events)
+            await eventually(lambda: "login" in (watched.connection.error or ""))
+            # The same account cannot sign here any more: another server of the same address.
+            other_config, valid = credentials()
+            server.terminate()
+            server.config = other_config
+            file.write_text(valid)
+            server.start()
+            await watched.connection.wait_connected(8)
+            assert watched.events[-1] is REPLACED
+
+
+async def test_a_frozen_server_is_given_up_for_another_one(
+    nats_server: NatsServer, other_server: NatsServer
+) -> None:
+    timing = Timing(probe_interval=0.1, probe_timeout=0.3, connect_timeout=0.5, reconnect_limit=1.0)
+    async with connected(nats_server.url, other_server.url, timing=timing) as watched:
+        client = client_of(watched)
+        assert client.connected_url is not None
+        used = nats_server if client.connected_url.port == nats_server.port else other_server
+        used.pause()
+        with pytest.raises(RequestTimeoutError):
+            await watched.connection.request("$JS.API.INFO", timeout=0.2)
+        await eventually(lambda: REPLACED in watched.events, limit=15)
+        client = await watched.connection.wait_connected(5)
+        assert client.connected_url is not None
+        assert client.connected_url.port != used.port
+
+
+async def test_a_client_whose_read_loop_died_is_replaced(nats_server: NatsServer) -> None:
+    async with connected(nats_server.url, timing=QUICK) as watched:
+        client = client_of(watched)
+        assert client._reading_task is not None
+        client._reading_task.cancel()
+        await eventually(lambda: REPLACED in watched.events)
+        assert client.is_closed
+        assert await watched.connection.probe() < 2
+
+
+async def test_an_idle_connection_keeps_its_client(nats_server: NatsServer) -> None:
+    async with connected(nats_server.url, timing=QUICK) as watched:
+        client = client_of(watched)
+        await eventually(lambda: client.stats["out_msgs"] >= 12)
+        assert watched.connection.client is client
+        assert watched.events == [CONNECTED]
+
+
+# --- listeners
+
+
+async def test_a_raising_listener_harms_neither_the_others_nor_the_reconnect(
+    nats_server: NatsServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection = Connection(ConnectionOptions(urls=(nats_server.url,)), name="orders")
+
+    def bad(event: ConnectionEvent) -> None:
+        raise RuntimeError(f"cannot stand {event.value}")
+
+    connection.add_listener(bad)
+    watched = Watched(connection)
+    await connection.start()
+    try:
+        await connection.wait_connected(5)
+        nats_server.restart()
+        await eventually(lambda: watched.events == [CONNECTED, DISCONNECTED, CONNECTED])
+        assert "cannot stand disconnected" in caplog.text
+        connection.remove_listener(bad)
+        connection.remove_listener(bad)
+    finally:
+        await connection.close()
+    assert watched.events[-1] is CLOSED
+
+
+# --- logging in
+
+
+@pytest.mark.parametrize("how", ["settings", "address"])
+async def test_a_refused_login_is_told_without_the_password(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    config = "authorization { users: [{ user: api, password: right }] }"
+    with NatsServer(config=config) as server:
+        url = server.url
+        options: dict[str, Any] = {"user": "api", "password": "top-s3cret"}
+        if how == "address":
+            url, options = url.replace("//", "//api:top-s3cret@"), {}
+        async with connected(url, wait=False, **options) as watched:
+            await eventually(lambda: watched.connection.error is not None)
+            with pytest.raises(NotConnectedError) as raised:
+                await watched.connection.wait_connected(0.2)
+            assert "authorization violation" in str(raised.value)
+            assert "top-s3cret" not in str(raised.value)
+            assert "top-s3cret" not in (watched.connection.error or "")
+            assert "top-s3cret" not in caplog.text
+            assert "top-s3cret" not in str(watched.connection.addresses)
+
+
+async def test_user_and_password_log_in_also_from_an_address_with_escapes() -> None:
+    config = 'authorization { users: [{ user: api, password: "p@ss:w/rd" }] }'
+    with NatsServer(config=config) as server:
+        async with connected(server.url, user="api", password="p@ss:w/rd"):
+            pass
+        async with connected(server.url.replace("//", "//api:p%40ss%3Aw%2Frd@")):
+            pass
+
+
+async def test_a_token_logs_in() -> None:
+    with NatsServer(config="authorization { token: a-long-token }") as server:
+        async with connected(server.url, token="a-long-token"):
+            pass
+        async with connected(server.url.replace("//", "//a-long-token@")):
+            pass
+
+
+async def test_an_nkey_logs_in(tmp_path: Path) -> None:
+    key = new_key()
+    (tmp_path / "user.nk").write_text(key.seed + "\n")
+    with NatsServer(config=f"authorization {{ users: [{{ nkey: {key.public} }}] }}") as server:
+        async with connected(server.url, nkey_file=str(tmp_path / "user.nk")):
+            pass
+
+
+async def test_a_credentials_file_logs_in(tmp_path: Path) -> None:
+    config, text = credentials()
+    (tmp_path / "user.creds").write_text(text)
+    with NatsServer(config=config, jetstream=False) as server:
+        async with connected(server.url, creds_file=str(tmp_path / "user.creds")):
+            pass
+
+
+# --- TLS
+
+
+async def test_tls_connects_with_its_authority_and_reconnects(certificates: Certificates) -> None:
+    with NatsServer(config=certificates.server_config()) as server:
+        url = server.url.replace("nats://", "tls://")
+        async with connected(url, tls_ca=str(certificates.authority)) as watched:
+            server.restart()
+            await eventually(lambda: watched.events == [CONNECTED, DISCONNECTED, CONNECTED])
+
+
+async def test_tls_with_a_client_certificate(certificates: Certificates) -> None:
+    with NatsServer(config=certificates.server_config(verify_clients=True)) as server:
+        options: dict[str, Any] = {"tls_ca": str(certificates.authority)}
+        url = server.url.replace("nats://", "nats+tls://")
+        async with connected(url, wait=False, **options) as watched:
+            await eventually(lambda: watched.connection.error is not None)
+            assert not watched.connection.connected
+        options |= {"tls_cert": str(certificates.client), "tls_key": str(certificates.client_key)}
+        async with connected(url, **options):
+            pass
+
+
+async def test_an_untrusted_certificate_is_told_and_hangs_nothing(
+    certificates: Certificates,
+) -> None:
+    with NatsServer(config=certificates.server_config()) as server:
+        url = server.url.replace("nats://", "tls://")
+        async with connected(url, wait=False) as watched:
+            await eventually(lambda: "not trusted" in (watched.connection.error or ""), limit=3)
+            began = time.monotonic()
+            await watched.connection.close(timeout=2)
+            assert time.monotonic() - began < 2.5
+
+
+@pytest.mark.parametrize("how", ["scheme", "authority"])
+async def test_a_plaintext_server_is_refused_before_the_login_is_sent(
+    certificates: Certificates, how: str
+) -> None:
+    heard = bytearray()
+
+    async def plaintext(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576}\r\n')
+        with contextlib.suppress(OSError):
+            heard.extend(await reader.read(1000))
+        writer.close()
+
+    server = await asyncio.start_server(plaintext, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    scheme = "tls" if how == "scheme" else "nats"
+    options: dict[str, Any] = {}
+    if how == "authority":
+        options["tls_ca"] = str(certificates.authority)
+    url = f"{scheme}://127.0.0.1:{port}"
+    async with server, connected(url, wait=False, **LOGIN, **options) as watched:
+        await eventually(lambda: "does not offer TLS" in (watched.connection.error or ""))
+        assert not watched.connection.connected
+    assert bytes(heard) == b""
+
+
+# --- permissions
+
+
+def restricted(publish: str, subscribe: str) -> str:
+    permissions = f"permissions: {{ publish: [{publish}], subscribe: [{subscribe}] }}"
+    return f"authorization {{ users: [{{ user: api, password: right, {permissions} }}] }}"
+
+
+async def test_a_restricted_user_asks_and_publishes_through_its_inbox_prefix() -> None:
+    config = restricted('"$JS.API.INFO", "orders.>"', '"_INBOX_orders.>"')
+    with NatsServer(config=config) as server:
+        async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
+            answer = await watched.connection.request("$JS.API.INFO", timeout=2)
+            assert b'"streams"' in answer.data
+
+
+async def test_a_refused_subject_fails_at_once_by_name() -> None:
+    config = restricted('"orders.>"', '"_INBOX_orders.>"')
+    with NatsServer(config=config) as server:
+        async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
+            began = time.monotonic()
+            with pytest.raises(PermissionDeniedError, match=r"publish on \$js\.api\.stream\.names"):
+                await watched.connection.request("$JS.API.STREAM.NAMES", timeout=5)
+            assert time.monotonic() - began < 2
+            assert watched.connection.denial("$JS.API.STREAM.NAMES") is not None
+            assert watched.connection.denial("orders.created") is None
+            assert await watched.connection.probe() < 2
+            assert watched.connection.connected
+
+
+@pytest.mark.parametrize("allowed", ['"orders.>"', '"orders.>", "$JS.API.INFO"'])
+async def test_missing_rights_do_not_look_like_a_dead_connection(
+    allowed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[bool] = []
+    shows_life = Session.shows_life
+
+    async def counted(session: Session) -> bool:
+        answers.append(await shows_life(session))
+        return answers[-1]
+
+    monkeypatch.setattr(Session, "shows_life", counted)
+    inbox = "_INBOX_orders"
+    with NatsServer(config=restricted(allowed, f'"{inbox}.>"')) as server:
+        async with connected(server.url, inbox_prefix=inbox, timing=QUICK, **LOGIN) as watched:
+            await eventually(lambda: len(answers) >= 10)
+            assert all(answers)
+            assert watched.events == [CONNECTED]
+            # A refusal is a line in the server's log: each subject is asked once.
+            assert server.log.count("Publish Violation") == (1 if "INFO" in allowed else 2)
+    assert inbox.lower() not in caplog.text
+
+
+async def test_a_refused_inbox_is_told_and_works_once_it_is_granted() -> None:
+    timing = Timing(probe_interval=0.1, probe_timeout=0.3, denied_inbox_retry=1.0)
+    with NatsServer(config=restricted('">"', '"orders.>"')) as server:
+        async with connected(server.url, timing=timing, **LOGIN) as watched:
+            with pytest.raises(PermissionDeniedError, match=r"subscribe to _INBOX\.>"):
+                await watched.connection.request("$JS.API.INFO", timeout=5)
+            assert "subscribe to _INBOX" in (watched.connection.error or "")
+            server.reload(restricted('">"', '"_INBOX.>"'))
+            await eventually(lambda: REPLACED in watched.events)
+            await watched.connection.wait_connected(5)
+            await watched.connection.request("$JS.API.INFO", timeout=2)
+
+
+async def test_jetstream_switched_off_is_an_answer() -> None:
+    with NatsServer(jetstream=False) as server:
+        async with connected(server.url, timing=QUICK) as watched:
+            with pytest.raises(NoRespondersError, match=r"\$JS\.API\.INFO"):
+                await watched.connection.request("$JS.API.INFO", timeout=2)
+            client = client_of(watched)
+            await eventually(lambda: client.stats["out_msgs"] >= 8)
+            assert watched.events == [CONNECTED]
+
+
+# --- the end
+
+
+async def test_close_is_bounded_with_unsent_data_on_a_frozen_server(
+    nats_server: NatsServer,
+) -> None:
+    async with connected(nats_server.url) as watched:
+        client = client_of(watched)
+        nats_server.pause()
+        for _ in range(20):  # more than the kernel's buffers take
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(client.publish("x", b"x" * 1_000_000), 0.05)
+        began = time.monotonic()
+        await watched.connection.close(timeout=1)
+        assert time.monotonic() - began < 2
+        assert watched.connection.state == "closed"
+
+
+async def test_close_is_bounded_while_a_server_accepts_and_says_nothing() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, connected(f"nats://127.0.0.1:{port}", wait=False) as watched:
+        await eventually(lambda: watched.connection._supervisor is not None)
+        began = time.monotonic()
+        await watched.connection.close(timeout=1)
+        assert time.monotonic() - began < 2
+
+
+async def test_close_sends_what_was_published_before(nats_server: NatsServer) -> None:
+    async with connected(nats_server.url) as other:
+        listener = client_of(other)
+        subscription = await listener.subscribe("orders")
+        await other.connection.probe()
+        async with connected(nats_server.url) as watched:
+            client = client_of(watched)
+            for _ in range(500):
+                await client.publish("orders", b"x")
+        for _ in range(500):
+            await subscription.next_msg(2)
+
+
+async def test_after_close_nothing_connects_any_more(nats_server: NatsServer) -> None:
+    async with connected(nats_server.url) as watched:
+        await watched.connection.close()
+        await watched.connection.close()
+        assert watched.events == [CONNECTED, CLOSED]
+        assert watched.connection.client is None
+        with pytest.raises(NotConnectedError, match="closed"):
+            await watched.connection.wait_connected(1)
+        with pytest.raises(RuntimeError):
+            await watched.connection.start()
+
+
+async def test_a_dead_supervisor_is_noticed(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: Connection, session: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Connection, "_watch", broken)
+    async with connected(nats_server.url, wait=False) as watched:
+        await eventually(lambda: isinstance(watched.connection.failure, ZeroDivisionError))

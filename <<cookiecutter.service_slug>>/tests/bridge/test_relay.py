@@ -1,0 +1,428 @@
+"""The relay: at least once, once in the stream, in order for each resource, through outages."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import nats
+import pytest
+from nats.js.api import RawStreamMsg, StreamConfig
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.bridge import Bridge, BridgeConfig, ConnectionOptions
+from tests.bridge.support import database, enqueue, envelope, rows, scalar
+from tests.servers import NatsServer
+from tests.waiting import eventually
+
+SUBJECT = "test.orders.sync.billing"
+STREAM = "test-jetstream-bridge-stream"
+
+
+def config(url: str, **changes: Any) -> BridgeConfig:
+    base = BridgeConfig(
+        app_name="orders",
+        destination_app="billing",
+        env="test",
+        connection=ConnectionOptions(urls=(url,)),
+        backoff=(0.2,),
+        publish_timeout=2.0,
+        shutdown_grace=3.0,
+    )
+    return replace(base, **changes)
+
+
+async def stored(url: str, stream: str = STREAM) -> list[RawStreamMsg]:
+    """Return every message of the stream, oldest first."""
+    client = await nats.connect(url)
+    try:
+        js = client.jetstream()
+        state = (await js.stream_info(stream)).state
+        return [await js.get_msg(stream, seq=n) for n in range(1, state.last_seq + 1)]
+    finally:
+        await client.close()
+
+
+async def ids(url: str) -> list[str]:
+    return [json.loads(message.data or b"")["event_id"] for message in await stored(url)]
+
+
+async def counts(engine: AsyncEngine) -> dict[str, int]:
+    found = await rows(
+        engine, "SELECT status, count(*) FROM jetstream_outbox_events GROUP BY status"
+    )
+    return {row[0]: row[1] for row in found}
+
+
+def all_sent(engine: AsyncEngine, number: int) -> Any:
+    async def sent() -> bool:
+        return await counts(engine) == {"sent": number}
+
+    return sent
+
+
+def many(number: int, *, resources: int) -> list[dict[str, str]]:
+    return [
+        {"event_id": f"e{n}", "payload": envelope(f"e{n}", resource=str(n % resources), n=n)}
+        for n in range(number)
+    ]
+
+
+async def assert_in_order(url: str, number: int) -> None:
+    """Every event is in the stream once, and those of one resource in their order."""
+    by_resource: dict[str, list[int]] = defaultdict(list)
+    messages = await stored(url)
+    for message in messages:
+        body = json.loads(message.data or b"")
+        by_resource[body["resource_id"]].append(body["payload"]["n"])
+    assert len(messages) == number
+    assert all(numbers == sorted(numbers) for numbers in by_resource.values())
+
+
+async def test_rows_reach_the_stream_once_and_in_order_of_their_resource(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        await enqueue(engine, many(600, resources=40), subject=SUBJECT)
+        async with Bridge(config(nats_server.url), sessions, relay=True):
+            await eventually(all_sent(engine, 600), limit=20)
+        await assert_in_order(nats_server.url, 600)
+        [first, *_] = await stored(nats_server.url)
+        assert first.headers == {"Nats-Msg-Id": json.loads(first.data or b"")["event_id"]}
+
+
+async def test_body_and_headers_travel_as_they_were_written(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        async with bridge:
+            async with sessions() as session:
+                result = await bridge.publisher(session).publish(
+                    "order.placed",
+                    {"id": 7, "title": "Ünïcode ☃", "total": 10.5},
+                    headers={"x-tenant": "acme"},
+                    trace_id="t-1",
+                    occurred_at="2026-01-02T03:04:05Z",
+                )
+                await session.commit()
+            await eventually(all_sent(engine, 1))
+        [message] = await stored(nats_server.url)
+        assert message.subject == SUBJECT
+        assert message.headers == {"x-tenant": "acme", "Nats-Msg-Id": result.event_id}
+        assert (message.data or b"").decode() == (
+            f'{{"event_id":"{result.event_id}","schema_version":1,"event_type":"order.placed",'
+            '"producer":"orders","resource_id":"7","occurred_at":"2026-01-02T03:04:05Z",'
+            '"trace_id":"t-1","resource_type":"order",'
+            '"payload":{"id":7,"title":"Ünïcode ☃","total":10.5}}'
+        )
+
+
+async def test_gem_peers_get_the_id_in_lower_case(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        await enqueue(engine, many(1, resources=1), subject=SUBJECT)
+        async with Bridge(config(nats_server.url, gem_peer=True), sessions, relay=True):
+            await eventually(all_sent(engine, 1))
+        [message] = await stored(nats_server.url)
+        assert message.headers == {"nats-msg-id": "e0"}
+
+
+async def test_an_outage_burns_no_attempt_and_everything_arrives(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    nats_server.terminate()
+    async with database(database_url) as (engine, sessions):
+        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        async with bridge:
+            await enqueue(engine, many(50, resources=10), subject=SUBJECT)
+            await eventually(lambda: bridge.checks()["relay"].detail == "not connected to NATS")
+            nats_server.start()
+            await eventually(all_sent(engine, 50), limit=20)
+            nats_server.kill()
+            async with engine.begin() as connection:
+                await connection.execute(text("UPDATE jetstream_outbox_events SET attempts = 0"))
+            more = [
+                {"event_id": f"f{n}", "payload": envelope(f"f{n}", resource=str(n % 10), n=50 + n)}
+                for n in range(50)
+            ]
+            await enqueue(engine, more, subject=SUBJECT)
+            await eventually(lambda: not bridge.checks()["relay"].ok)
+            nats_server.start()
+            await eventually(all_sent(engine, 100), limit=20)
+        assert await scalar(engine, "SELECT sum(attempts) FROM jetstream_outbox_events") == 0
+        await assert_in_order(nats_server.url, 100)
+
+
+async def test_order_holds_when_the_server_is_killed_again_and_again(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        await enqueue(engine, many(4000, resources=50), subject=SUBJECT)
+        async with Bridge(config(nats_server.url), sessions, relay=True):
+            for part in (300, 900, 1800):
+
+                async def sent(part: int = part) -> bool:
+                    return (await counts(engine)).get("sent", 0) >= part
+
+                await eventually(sent, limit=30)
+                nats_server.kill()
+                nats_server.start()
+            await eventually(all_sent(engine, 4000), limit=40)
+        await assert_in_order(nats_server.url, 4000)
+
+
+async def test_several_relays_share_the_lanes_and_keep_the_order(
+    postgres_url: str, nats_server: NatsServer
+) -> None:
+    async with database(postgres_url) as (engine, sessions):
+        await enqueue(engine, many(3000, resources=60), subject=SUBJECT)
+        settings = config(nats_server.url, relay_batch_size=100)
+        async with (
+            Bridge(settings, sessions, relay=True),
+            Bridge(settings, sessions, relay=True),
+            Bridge(settings, sessions, relay=True),
+        ):
+            await eventually(all_sent(engine, 3000), limit=30)
+        await assert_in_order(nats_server.url, 3000)
+
+
+async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_on(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    await create_stream(nats_server.url, max_msg_size=1000)
+    async with database(database_url) as (engine, sessions):
+        large = envelope("large", resource="1", note="x" * 2000)
+        events = [
+            {"event_id": "large", "payload": large},
+            *({"event_id": f"e{n}", "payload": envelope(f"e{n}", resource="1")} for n in range(5)),
+            {"event_id": "other", "payload": envelope("other", resource="2")},
+        ]
+        await enqueue(engine, events, subject=SUBJECT)
+        settings = config(nats_server.url, outbox_max_attempts=3)
+        async with Bridge(settings, sessions, relay=True):
+
+            async def blocked() -> bool:
+                held = "SELECT count(*) FROM jetstream_outbox_events WHERE held"
+                return bool(await scalar(engine, held) == 6)
+
+            await eventually(blocked, what="the refused event and its followers are held")
+            assert "other" in await ids(nats_server.url)
+
+            async def settled() -> bool:
+                return await counts(engine) == {"failed": 1, "sent": 6}
+
+            await eventually(settled)
+        [failed] = await rows(
+            engine,
+            "SELECT event_id, attempts, last_error FROM jetstream_outbox_events "
+            "WHERE status = 'failed'",
+        )
+        assert (failed.event_id, failed.attempts) == ("large", 3)
+        assert "10054" in failed.last_error
+        followers = [i for i in await ids(nats_server.url) if i.startswith("e")]
+        assert followers == ["e0", "e1", "e2", "e3", "e4"]
+
+
+async def create_stream(url: str, **changes: Any) -> None:
+    client = await nats.connect(url)
+    names = {"subjects": ["test.orders.sync.billing", "test.billing.sync.orders"]}
+    stream = StreamConfig(name=STREAM, retention="workqueue", **names)  # type: ignore[arg-type]
+    await client.jetstream().add_stream(stream.evolve(**changes))
+    await client.close()
+
+
+async def test_an_event_larger_than_the_server_takes_fails_and_harms_nothing(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    """Sent as it is, it would make the server close the connection for good."""
+    async with database(database_url) as (engine, sessions):
+        body = envelope("large", note="")
+        room = 1024 * 1024 - len(body)  # fits without its headers
+        await enqueue(
+            engine,
+            [
+                {"event_id": "large", "payload": envelope("large", note="x" * room)},
+                {"event_id": "small", "payload": envelope("small", resource="2")},
+            ],
+            subject=SUBJECT,
+        )
+        settings = config(nats_server.url, outbox_max_attempts=1)
+        bridge = Bridge(settings, sessions, relay=True)
+        async with bridge:
+
+            async def settled() -> bool:
+                return await counts(engine) == {"failed": 1, "sent": 1}
+
+            await eventually(settled)
+            assert bridge.connection.generation == 1
+        error = await scalar(
+            engine, "SELECT last_error FROM jetstream_outbox_events WHERE status = 'failed'"
+        )
+        assert "max_payload" in error
+
+
+async def test_a_subject_without_a_stream_counts_against_the_event_only(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        await enqueue(
+            engine, [{"event_id": "lost", "payload": envelope("lost")}], subject="nobody.listens"
+        )
+        await enqueue(engine, many(5, resources=5), subject=SUBJECT)
+        settings = config(nats_server.url, outbox_max_attempts=2)
+        async with Bridge(settings, sessions, relay=True):
+
+            async def settled() -> bool:
+                return await counts(engine) == {"failed": 1, "sent": 5}
+
+            await eventually(settled)
+        error = await scalar(
+            engine, "SELECT last_error FROM jetstream_outbox_events WHERE status = 'failed'"
+        )
+        assert "nobody.listens" in error
+
+
+async def test_a_new_destination_is_added_to_the_stream_when_it_is_first_needed(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        async with bridge:
+            async with sessions() as session:
+                await bridge.publisher(session).publish(
+                    "order.placed", {"id": 1}, destination="shipping"
+                )
+                await session.commit()
+            await eventually(all_sent(engine, 1))
+        [message] = await stored(nats_server.url)
+        assert message.subject == "test.orders.sync.shipping"
+
+
+async def test_an_ack_of_another_stream_does_not_count(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    client = await nats.connect(nats_server.url)
+    await client.jetstream().add_stream(name="other", subjects=["foreign.subject"])
+    await client.close()
+    async with database(database_url) as (engine, sessions):
+        await enqueue(
+            engine, [{"event_id": "e", "payload": envelope("e")}], subject="foreign.subject"
+        )
+        async with Bridge(config(nats_server.url, outbox_max_attempts=1), sessions, relay=True):
+
+            async def failed() -> bool:
+                return await counts(engine) == {"failed": 1}
+
+            await eventually(failed)
+        error = await scalar(engine, "SELECT last_error FROM jetstream_outbox_events")
+        assert "stored by stream 'other'" in error
+
+
+async def test_a_deleted_stream_is_made_again_and_nothing_is_lost(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        async with Bridge(config(nats_server.url), sessions, relay=True):
+            await enqueue(engine, many(3, resources=3), subject=SUBJECT)
+            await eventually(all_sent(engine, 3))
+            client = await nats.connect(nats_server.url)
+            await client.jetstream().delete_stream(STREAM)
+            await client.close()
+            await enqueue(
+                engine, [{"event_id": "later", "payload": envelope("later")}], subject=SUBJECT
+            )
+            await eventually(all_sent(engine, 4))
+        assert await ids(nats_server.url) == ["later"]
+
+
+async def test_relay_that_dies_amid_a_claim_releases_its_lanes(
+    postgres_url: str, nats_server: NatsServer
+) -> None:
+    """The database ends the first relay's connections: its claims end with them."""
+    async with database(postgres_url) as (engine, sessions):
+        async with Bridge(config(nats_server.url), sessions, relay=True):
+            await enqueue(engine, many(2000, resources=50), subject=SUBJECT)
+            kill = (
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            for _ in range(5):
+                await scalar(engine, kill)
+            await eventually(all_sent(engine, 2000), limit=30)
+        await assert_in_order(nats_server.url, 2000)
+
+
+@pytest.mark.parametrize("number", [1000])
+async def test_draining_costs_few_statements(
+    number: int, database_url: str, nats_server: NatsServer
+) -> None:
+    async with database(database_url) as (engine, sessions):
+        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        async with bridge:
+            await eventually(lambda: bridge.topology.problem is None)
+            await bridge.connection.wait_connected(5)
+            counted = count_outbox_statements(engine)
+            await enqueue(engine, many(number, resources=number), subject=SUBJECT)
+            await eventually(all_sent(engine, number))
+        writing = [s for s in counted if "UPDATE" in s or "FOR UPDATE" in s]
+        # 8 of the 16 lanes at a time: two claims, each locking, reading and marking once.
+        assert len(writing) <= 8, writing
+
+
+def count_outbox_statements(engine: AsyncEngine) -> Sequence[str]:
+    statements: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def count(conn: object, cursor: object, statement: str, *rest: object) -> None:
+        statements.append(statement)
+
+    return statements
+
+
+async def test_one_blocked_resource_does_not_slow_the_others(
+    database_url: str, nats_server: NatsServer
+) -> None:
+    """Its followers leave what the relay reads, each once, and all go out in order later."""
+    await create_stream(nats_server.url, max_msg_size=1000)
+    async with database(database_url) as (engine, sessions):
+        followers = [
+            {"event_id": f"e{n}", "payload": envelope(f"e{n}", resource="1", n=n)}
+            for n in range(3000)
+        ]
+        head = {"event_id": "head", "payload": envelope("head", resource="1", note="x" * 2000)}
+        await enqueue(engine, [head, *followers], subject=SUBJECT)
+        settings = config(nats_server.url, backoff=(3600.0,))
+        async with Bridge(settings, sessions, relay=True):
+
+            async def held() -> bool:
+                sql = "SELECT count(*) FROM jetstream_outbox_events WHERE held"
+                return bool(await scalar(engine, sql) == 3001)
+
+            await eventually(held, limit=20)
+            await enqueue(
+                engine, [{"event_id": "o", "payload": envelope("o", resource="2")}], subject=SUBJECT
+            )
+
+            async def other_sent() -> bool:
+                return (await counts(engine)).get("sent") == 1
+
+            await eventually(other_sent, limit=5)
+            async with engine.begin() as connection:  # somebody makes the head small
+                cast = "CAST(:p AS json)" if engine.dialect.name == "postgresql" else ":p"
+                await connection.execute(
+                    text(
+                        f"UPDATE jetstream_outbox_events SET payload = {cast}, "
+                        "retry_at = CURRENT_TIMESTAMP WHERE event_id = 'head'"
+                    ),
+                    {"p": envelope("head", resource="1", n=-1)},
+                )
+            await eventually(all_sent(engine, 3002), limit=30)
+        order = [i for i in await ids(nats_server.url) if i != "o"]
+        assert order == ["head", *(f"e{n}" for n in range(3000))]

@@ -1,0 +1,84 @@
+"""Fixtures for tests of the service around the bridge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app.database import Database, open_database
+from app.main import create_app
+from app.schema import migrate
+from app.settings import Settings, read_settings
+
+# Nobody listens there, so the bridge waits for NATS as long as a test runs.
+NOWHERE = "nats://127.0.0.1:1"
+
+MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees the settings of the machine that it runs on."""
+    for name in list(os.environ):
+        if name.lower() in Settings.model_fields:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_settings() -> MakeSettings:
+    """Settings of a service called `orders`, without `.env`; keywords override."""
+
+    def make(**values: Any) -> Settings:
+        defaults = {
+            "app_name": "orders",
+            "destination_app": "billing",
+            "database_url": "sqlite+aiosqlite:///unused.sqlite3",
+            "nats_urls": NOWHERE,
+        }
+        return read_settings(**defaults | values, _env_file=None)
+
+    return make
+
+
+@pytest.fixture
+async def migrated_url(database_url: str) -> str:
+    """A database with its tables; a test that asks for it runs once for each kind."""
+    await asyncio.to_thread(migrate, database_url)
+    return database_url
+
+
+@pytest.fixture
+async def database(migrated_url: str, make_settings: MakeSettings) -> AsyncIterator[Database]:
+    opened = open_database(make_settings(database_url=migrated_url))
+    yield opened
+    await opened.close()
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of `app` while its lifespan lasts."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def app(migrated_url: str, make_settings: MakeSettings) -> FastAPI:
+    """The whole API on an empty database, without NATS."""
+    return create_app(make_settings(database_url=migrated_url))
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with serving(app) as client:
+        yield client

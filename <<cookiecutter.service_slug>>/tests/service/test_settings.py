@@ -1,0 +1,308 @@
+"""Settings: where they come from, what is refused, and that secrets stay secret."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic_settings import SettingsConfigDict
+
+from app.addresses import masked
+from app.advice import advice
+from app.presets import PRESETS
+from app.settings import ROOT, InvalidSettings, Settings, read_settings
+from tests.service.conftest import MakeSettings
+
+_DURATIONS = {"ack_wait": 30.0, "outbox_retention": 604_800.0, "inbox_retention": 2_592_000.0}
+
+
+def _faults(make_settings: MakeSettings, **values: object) -> list[str]:
+    with pytest.raises(InvalidSettings) as caught:
+        make_settings(**values)
+    return caught.value.faults
+
+
+def test_the_defaults_are_those_of_the_contract(make_settings: MakeSettings) -> None:
+    settings = make_settings(nats_urls=None)
+
+    assert settings.nats_env == "development"
+    assert settings.nats_addresses == ("nats://localhost:4222",)
+    assert (settings.use_outbox, settings.use_inbox, settings.use_dlq) == (True, True, True)
+    assert settings.backoff == (1.0, 5.0, 15.0, 30.0, 60.0)
+    assert (settings.max_deliver, settings.outbox_max_attempts) == (5, 10)
+    assert (settings.worker_batch_size, settings.worker_concurrency) == (200, 8)
+    assert (settings.worker_port, settings.shutdown_grace) == (8001, 20.0)
+    assert {name: getattr(settings, name) for name in _DURATIONS} == _DURATIONS
+    assert advice(settings) == []
+
+
+def test_the_environment_wins_over_env_file_and_service_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service_file = tmp_path / "service.toml"
+    service_file.write_text(
+        'app_name = "orders"\ndestination_app = "from-toml"\nnats_env = "from-toml"\n'
+        'database_url = "sqlite+aiosqlite:///from-toml.db"\n'
+    )
+    env_file = tmp_path / ".env"
+    env_file.write_text("DESTINATION_APP=from-env-file\nNATS_ENV=from-env-file\nMAX_DELIVER=\n")
+    monkeypatch.setenv("NATS_ENV", "from-environment")
+
+    class FromFiles(Settings):
+        model_config = SettingsConfigDict(toml_file=service_file, env_file=env_file)
+
+    settings = read_settings(FromFiles)
+
+    assert settings.app_name == "orders"
+    assert settings.destination_app == "from-env-file"
+    assert settings.nats_env == "from-environment"
+    assert settings.max_deliver == 5, "an empty line in .env means: not set"
+
+
+def test_a_service_file_that_is_not_toml_is_one_fault(tmp_path: Path) -> None:
+    broken = tmp_path / "service.toml"
+    broken.write_text("app_name = orders")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=broken)
+
+    with pytest.raises(InvalidSettings, match=r"service\.toml: it is not TOML"):
+        read_settings(FromFile)
+
+
+def test_nats_urls_wins_over_nats_url(make_settings: MakeSettings) -> None:
+    both = make_settings(nats_urls="nats://a:1, tls://b:2", nats_url="nats://c:3")
+
+    assert both.nats_addresses == ("nats://a:1", "tls://b:2")
+    assert make_settings(nats_urls=None, nats_url="nats://c:3").nats_addresses == ("nats://c:3",)
+
+
+@pytest.mark.parametrize("scheme", ["nats", "tls", "nats+tls", "ws", "wss"])
+def test_every_scheme_of_the_contract_is_accepted(make_settings: MakeSettings, scheme: str) -> None:
+    assert make_settings(nats_urls=f"{scheme}://host:4222").nats_addresses == (
+        f"{scheme}://host:4222",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("app_name", "a.b", "APP_NAME: value 'a.b' contains '.'"),
+        ("app_name", "x" * 256, "has no usable length; write 1 to 255 characters"),
+        ("app_name", " ", "APP_NAME: value ' ' contains ' '"),
+        ("app_name", "dlq", "APP_NAME: value 'dlq' would make the dead-letter subject"),
+        ("destination_app", "orders", "DESTINATION_APP: 'orders' is APP_NAME too"),
+        ("destination_app", "*", "contains '*'"),
+        ("nats_env", "two words", "NATS_ENV: value 'two words' contains ' '"),
+        ("nats_urls", "localhost:4222", "NATS_URLS: 'localhost:4222' has no scheme"),
+        ("nats_urls", "http://localhost", "has the scheme 'http'; write one of nats://"),
+        ("nats_urls", "nats://host:port", "has no usable host or port"),
+        ("nats_urls", "nats://a, wss://b", "mixes WebSocket addresses with others"),
+        ("nats_urls", " , ", "no address in it"),
+        ("nats_password", "x", "set NATS_USER, or use NATS_TOKEN"),
+        ("nats_creds_file", "/no/such/file", "'/no/such/file' is not a file"),
+        ("nats_stream", "a.b", "NATS_STREAM"),
+        ("nats_stream_replicas", "6", "NATS_STREAM_REPLICAS: '6' should be less than or equal"),
+        ("nats_max_age", "1m", "NATS_DUPLICATE_WINDOW: 2m is longer than NATS_MAX_AGE (1m)"),
+        ("nats_retention", "interest", "should be 'workqueue' or 'limits'"),
+        ("database_url", "postgresql://h/db", "write postgresql+asyncpg://"),
+        ("database_url", "postgres://h/db", "write postgresql+asyncpg://"),
+        ("database_url", "sqlite:///a.db", "write sqlite+aiosqlite://"),
+        ("database_url", "mysql://h/db", "postgresql+asyncpg://… or sqlite+aiosqlite://"),
+        ("database_url", "sqlite+aiosqlite://", "is a database in memory"),
+        ("database_url", "sqlite+aiosqlite:///:memory:", "is a database in memory"),
+        ("database_url", "postgresql+asyncpg://h", "names no database"),
+        ("database_url", "nonsense", "it is not a database address; write postgresql+asyncpg"),
+        ("preset", "fast", "PRESET: 'fast' should be 'development', 'test'"),
+        ("use_inbox", "maybe", "USE_INBOX: 'maybe' should be a valid boolean"),
+        ("max_deliver", "0", "MAX_DELIVER: '0' should be greater than or equal to 1"),
+        ("ack_wait", "soon", "ACK_WAIT: 'soon' is not a duration; write a number with ms, s"),
+        ("ack_wait", "0", "ACK_WAIT: 0.0 should be greater than 0"),
+        ("backoff", "", "BACKOFF: () should have at least 1 item"),
+        ("backoff", "1s,later", "BACKOFF: 'later' is not a duration"),
+        ("worker_port", "65536", "WORKER_PORT: '65536' should be less than or equal to 65535"),
+        ("unhandled", "drop", "UNHANDLED: 'drop' should be 'ack' or 'dead_letter'"),
+        ("log_level", "loud", "LOG_LEVEL: 'LOUD' should be 'DEBUG'"),
+    ],
+)
+def test_a_bad_value_is_one_line_that_names_it_and_the_rule(
+    make_settings: MakeSettings, name: str, value: str, said: str
+) -> None:
+    (fault,) = _faults(make_settings, **{name: value})
+
+    assert said in fault
+    assert "\n" not in fault
+
+
+def test_a_name_may_have_255_characters(make_settings: MakeSettings) -> None:
+    assert len(make_settings(nats_env="x" * 255, nats_stream="mine").nats_env) == 255
+
+
+def test_a_name_that_is_not_set_is_a_fault(tmp_path: Path) -> None:
+    class WithoutFile(Settings):
+        model_config = SettingsConfigDict(toml_file=tmp_path / "none.toml")
+
+    with pytest.raises(InvalidSettings) as caught:
+        read_settings(WithoutFile, _env_file=None, destination_app="billing")
+    assert caught.value.faults == [
+        "APP_NAME: it is not set; write this service's name on the wire, like orders-service",
+        "DATABASE_URL: it is not set; write postgresql+asyncpg://user:password@host:5432/name or "
+        "sqlite+aiosqlite:///file",
+    ]
+
+
+def test_every_fault_is_found_at_once(make_settings: MakeSettings) -> None:
+    faults = _faults(
+        make_settings,
+        destination_app="orders",
+        max_deliver="none",
+        nats_max_age="1s",
+        database_url="oracle://h/db",
+    )
+
+    assert [fault.partition(":")[0] for fault in faults] == [
+        "DESTINATION_APP",
+        "NATS_DUPLICATE_WINDOW",
+        "DATABASE_URL",
+        "MAX_DELIVER",
+    ]
+
+
+def test_two_ways_to_log_in_are_refused(make_settings: MakeSettings, tmp_path: Path) -> None:
+    credentials = tmp_path / "user.creds"
+    credentials.touch()
+    (fault,) = _faults(make_settings, nats_token="t", nats_creds_file=str(credentials))
+
+    assert fault == "NATS_CREDS_FILE: NATS_TOKEN is set too; keep one way to log in"
+
+
+def test_a_certificate_needs_its_key(make_settings: MakeSettings, tmp_path: Path) -> None:
+    certificate = tmp_path / "cert.pem"
+    certificate.touch()
+    (fault,) = _faults(make_settings, nats_tls_cert=str(certificate))
+
+    assert fault.startswith("NATS_TLS_KEY: NATS_TLS_CERT and NATS_TLS_KEY need each other")
+
+
+def test_no_secret_shows(make_settings: MakeSettings) -> None:
+    settings = make_settings(
+        nats_urls="nats://me:hunter2@host:4222",
+        nats_user="me",
+        nats_password="hunter2",
+        admin_token="hunter2",
+        database_url="postgresql+asyncpg://me:hunter2@host/db",
+    )
+
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()}"
+    assert settings.bridge().connection.password == "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("nats_urls", "http://me:hunter2@host"),
+        ("nats_urls", "me:hunter2@host"),
+        ("nats_urls", "nats://me:hunter2@host:port"),
+        ("database_url", "mysql://me:hunter2@host/db"),
+        ("database_url", "postgresql+asyncpg://me:hunter2@host:port/db"),
+        ("database_url", "me:hunter2@host"),
+    ],
+)
+def test_no_secret_shows_in_a_fault(make_settings: MakeSettings, name: str, value: str) -> None:
+    assert "hunter2" not in "".join(_faults(make_settings, **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://host:4222", "nats://host:4222"),
+        ("nats://me:pass@host", "nats://***@host"),
+        ("nats://token@a,nats://me:p@ss@b", "nats://***@a,nats://***@b"),
+    ],
+)
+def test_addresses_are_shown_without_credentials(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_gives_defaults(make_settings: MakeSettings, preset: str) -> None:
+    settings = make_settings(preset=preset)
+
+    assert {name: getattr(settings, name) for name in PRESETS[preset]} == PRESETS[preset]  # type: ignore[index]
+    assert len(settings.backoff) == settings.max_deliver
+    assert settings.nats_env == "development", "a preset changes no names"
+
+
+def test_a_setting_given_by_name_wins_over_the_preset(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRESET", "maximum_reliability")
+    monkeypatch.setenv("MAX_DELIVER", "7")
+    settings = make_settings()
+
+    assert settings.max_deliver == 7
+    assert settings.ack_wait == 60.0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"nats_duplicate_window": "1s"}, "NATS_DUPLICATE_WINDOW is 1s, but two tries"),
+        ({"inbox_retention": "60s"}, "for 261s (MAX_DELIVER 5 x ACK_WAIT 30s + BACKOFF 111s)"),
+        ({"ack_wait": "1500ms"}, "reports every 500ms (a third)"),
+        ({"max_deliver": 3}, "BACKOFF has 5 entries, but MAX_DELIVER is 3: the last 2 are"),
+        ({"nats_retention": "limits"}, "grows without end; set NATS_MAX_AGE"),
+        ({"gem_peer": True, "use_inbox": False}, "set USE_INBOX=true"),
+        ({"admin_token": "secret"}, "ADMIN_TOKEN has 6 characters"),
+    ],
+)
+def test_what_is_likely_not_meant_is_said_with_its_arithmetic(
+    make_settings: MakeSettings, values: dict[str, object], said: str
+) -> None:
+    (warning,) = advice(make_settings(**values))
+
+    assert said in warning
+
+
+def test_everything_the_bridge_needs_reaches_it(make_settings: MakeSettings) -> None:
+    config = make_settings(
+        nats_urls="nats://a,nats://b",
+        nats_stream="mine",
+        nats_max_age="7d",
+        ack_wait="1m",
+        backoff="250ms,2s",
+        unhandled="dead_letter",
+    ).bridge()
+
+    assert config.connection.urls == ("nats://a", "nats://b")
+    assert config.stream == "mine"
+    assert (config.max_age, config.ack_wait, config.backoff) == (604_800.0, 60.0, (0.25, 2.0))
+    assert config.unhandled == "dead_letter"
+
+
+def test_bad_settings_stop_the_process_with_status_2_and_one_line_each(tmp_path: Path) -> None:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "APP_NAME": "a b",
+        "DESTINATION_APP": "billing",
+        "MAX_DELIVER": "0",
+        "DATABASE_URL": "sqlite+aiosqlite:///x.db",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", "from app.settings import load_settings; load_settings()"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert result.returncode == 2
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == [
+        "APP_NAME",
+        "MAX_DELIVER",
+    ]

@@ -1,0 +1,57 @@
+# Everything here works on a machine with only make, git and Python 3.11 or later.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The first of these that is new enough. Another one: make setup PYTHON=/path/to/python
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test demo bench lint format
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
+		do printf '%-16s %s\n' "$$name" "$$text"; done
+
+setup: $(READY) ## Make the environment in .venv
+	@:
+
+# Made anew only when pyproject.toml changes, or when the Python under .venv has gone.
+$(READY): pyproject.toml $(if $(wildcard $(BIN)/python),,missing)
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Python 3.11 or later is needed, and '$(or $(PYTHON),python3)' is not it:" \
+			"install it, or name one: make setup PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Setting up $(VENV)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
+		uv pip install --quiet --python $(BIN)/python --editable .; \
+	else \
+		"$(PYTHON)" -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .; \
+	fi
+	@touch $@
+
+.PHONY: missing
+missing:
+
+test: setup ## Run every test, those of generated services included
+	@$(BIN)/python -m pytest
+
+demo: setup ## Generate two services and watch their events cross (KEEP=1 leaves them running)
+	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+bench: setup ## Run the benchmarks
+	@$(BIN)/python -m benchmarks
+
+lint: setup ## Check style and types, of the template too
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy .
+	@cd '<<cookiecutter.service_slug>>' && ../$(BIN)/mypy
+
+format: setup ## Put the code in its standard form
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .

@@ -1,0 +1,136 @@
+"""After the bake: the service keeps only what was chosen, and is ready to use.
+
+It runs in the new service's folder. It never touches what the user already had there (`.env`, a
+virtual environment, a repository), and never needs the network.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+# A path stays only with the answer beside it. A folder whose name begins with `_` is an overlay:
+# with the answer its files take their places in the service, without it they go; the folder itself
+# always goes.
+PARTS: tuple[tuple[str, str | bool, str], ...] = (
+    ("include_example", False, "_without_example"),
+    ("include_example", True, "app/consumers/customers.py"),
+    ("include_example", True, "app/routers/customers.py"),
+    ("include_example", True, "migrations/versions/0002_customers.py"),
+    ("include_example", True, "tests/service/test_customers_api.py"),
+    ("include_example", True, "tests/service/test_customers_consumer.py"),
+    ("ci", "github", ".github"),
+    ("ci", "gitlab", ".gitlab-ci.yml"),
+    ("license", "MIT", "_license_mit"),
+    ("license", "Apache-2.0", "_license_apache"),
+    ("license", "Proprietary", "_license_proprietary"),
+)
+
+CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"})
+KEPT = frozenset({".git", ".venv"})  # of the user, when a service is baked over itself
+GIT_TIMEOUT = 10.0  # seconds
+
+
+def finish(service: Path, answers: Mapping[str, object]) -> None:
+    keep_what_was_chosen(service, answers)
+    remove_caches(service)
+    write_env(service)
+    if "_commit" in answers:
+        # cruft: its scratch folders are compared file by file, and a repository inside one of
+        # them destroys the update.
+        return
+    init_repository(service)
+    print_next_steps(service)
+
+
+def keep_what_was_chosen(service: Path, answers: Mapping[str, object]) -> None:
+    for question, answer, name in PARTS:
+        path = service / name
+        chosen = answers[question] == answer
+        if name.startswith("_"):
+            if chosen:
+                lay_over(path, service)
+            remove(path)
+        elif not chosen:
+            remove(path)
+
+
+def lay_over(overlay: Path, service: Path) -> None:
+    """Put every file of the overlay in its place, over the one that is there."""
+    for source in sorted(path for path in overlay.rglob("*") if path.is_file()):
+        target = service / source.relative_to(overlay)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_caches(service: Path) -> None:
+    for path in list(caches(service)):
+        remove(path)
+
+
+def caches(service: Path) -> Iterator[Path]:
+    for root, folders, files in os.walk(service):
+        yield from (Path(root, name) for name in folders if name in CACHES)
+        yield from (Path(root, name) for name in files if name.endswith(".pyc"))
+        folders[:] = [name for name in folders if name not in CACHES | KEPT]
+
+
+def write_env(service: Path) -> None:
+    """Give the service its `.env`, unless there is one: it may hold secrets and changes."""
+    env = service / ".env"
+    if not env.exists():
+        shutil.copyfile(service / ".env.example", env)
+        env.chmod(0o600)
+
+
+def init_repository(service: Path) -> None:
+    """`git init`, where no repository is around the service. Without git there is none."""
+    if any((folder / ".git").exists() for folder in (service, *service.parents)):
+        return
+    # Inside a git hook these variables name another repository, and `init` would obey them.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    command = ["git", "-c", "init.defaultBranch=main", "init", "--quiet"]
+    try:
+        subprocess.run(
+            command,
+            cwd=service,
+            env=environment,
+            check=True,
+            timeout=GIT_TIMEOUT,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+    except subprocess.CalledProcessError as error:
+        print(f"No git repository was made: {error.stderr.strip()}", file=sys.stderr)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"No git repository was made: {error}", file=sys.stderr)
+
+
+def print_next_steps(service: Path) -> None:
+    print(f"cd {shlex.quote(str(service))}")
+    print("make test   # its tests; no server needed")
+    print("make run    # the API and the worker on this terminal, with the servers they need")
+    print("README.md   # how to publish an event, and how to handle one")
+
+
+if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the folder's path may not fit the terminal
+    # The quotes are part of the safety: tojson escapes single ones, so no answer can end the text.
+    finish(Path.cwd(), json.loads(r'<< cookiecutter | tojson >>'))  # fmt: skip

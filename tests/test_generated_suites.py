@@ -1,0 +1,85 @@
+"""Two services, made and set up as a user does, pass their own tests and checks."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from baking import bake, clean_environment
+
+SETUP_AND_TEST = 600  # seconds; the packages may come from the network
+
+HARD_TO_WRITE = (
+    "Quotes \" and ', a \\ back\\slash, {{ braces }}, << angles >>, é and 🚀\nin two lines"
+)
+
+
+def make(service: Path, *targets: str, limit: float = SETUP_AND_TEST) -> str:
+    done = subprocess.run(
+        ["make", *targets],
+        cwd=service,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=limit,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def full_service(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The defaults, with an environment of its own."""
+    service = bake(tmp_path_factory.mktemp("full"))
+    make(service, "setup")
+    return service
+
+
+@pytest.mark.timeout(SETUP_AND_TEST)
+def test_the_default_service_passes_its_tests(full_service: Path) -> None:
+    assert " passed" in make(full_service, "test")
+
+
+@pytest.mark.timeout(SETUP_AND_TEST)
+def test_the_default_service_passes_its_checks(full_service: Path) -> None:
+    make(full_service, "lint")
+
+
+@pytest.mark.timeout(SETUP_AND_TEST)
+def test_the_default_service_passes_on_real_servers(full_service: Path) -> None:
+    assert " passed" in make(full_service, "test-real")
+
+
+def test_setup_is_done_once_until_pyproject_changes(full_service: Path) -> None:
+    assert "Setting up" not in make(full_service, "setup")
+    project = full_service / "pyproject.toml"
+    project.write_text(project.read_text(encoding="utf-8"), encoding="utf-8")
+    assert "Setting up" in make(full_service, "setup")
+
+
+def test_setup_names_the_remedy_when_python_is_too_old(tmp_path: Path) -> None:
+    service = bake(tmp_path / "out")
+    old = tmp_path / "python3.8"
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    old.chmod(0o755)
+    with pytest.raises(AssertionError, match=r"Python 3\.11 or later is needed.*python3\.8"):
+        make(service, "setup", f"PYTHON={old}")
+    with pytest.raises(AssertionError, match=r"make setup PYTHON=/path/to/python"):
+        make(service, "setup", "PYTHON=")
+
+
+@pytest.mark.timeout(SETUP_AND_TEST)
+def test_a_service_on_sqlite_without_the_example_passes_its_tests(tmp_path: Path) -> None:
+    service = bake(
+        tmp_path / "a folder with spaces",
+        database="sqlite",
+        include_example=False,
+        description=HARD_TO_WRITE,
+        author=HARD_TO_WRITE,
+        license="Proprietary",
+        ci="none",
+    )
+    assert " passed" in make(service, "test")
