@@ -96,6 +96,8 @@ def test_the_readme_names_what_is_there(default_service: Path) -> None:
     assert len(names) >= 8
     for name in names:
         assert (default_service / name).exists(), name
+    for module in re.findall(r"python -m app\.(\w+)", readme):
+        assert (default_service / f"app/{module}.py").exists(), module
     makefile = (default_service / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^(?:    |.*`)?make ([a-z-]+)", readme, re.MULTILINE):
         assert f"\n{target}:" in makefile, target

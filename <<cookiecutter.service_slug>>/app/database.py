@@ -82,6 +82,7 @@ def create_engine(
         json_serializer=_compact_json,
         pool_size=pool_size,
         max_overflow=max_overflow,
+        hide_parameters=True,  # an error's text is logged, and the values may be personal
         pool_pre_ping=True,  # a restarted database costs no request
         pool_recycle=_RECYCLE,
         connect_args=_connect_args(url, application_name),

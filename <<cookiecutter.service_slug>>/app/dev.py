@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import signal
 import sys
 from contextlib import suppress
@@ -132,9 +133,13 @@ class _Dev:
 
     async def _start_service(self, environment: dict[str, str]) -> None:
         grace = self._settings.shutdown_grace + _AFTER_GRACE
+        patience = math.ceil(self._settings.shutdown_grace)  # for requests that are being answered
         await self._children.start(
             "api",
-            [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(self._api_port)],
+            [
+                *(sys.executable, "-m", "uvicorn", "app.main:app"),
+                *("--port", str(self._api_port), "--timeout-graceful-shutdown", str(patience)),
+            ],
             environment=environment,
             grace=grace,
         )

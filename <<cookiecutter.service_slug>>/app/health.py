@@ -18,6 +18,7 @@ from app.schema import pending_migrations
 
 _ANSWER_WITHIN = 1.5  # seconds; probes give up after 2
 _GIVE_UP_AFTER = 5.0  # seconds, so that a check that hangs is asked again after a repair
+_CLOSE_WITHIN = 2.0  # seconds; a driver takes its time to give up a connection that hangs
 _LONGEST_DETAIL = 200  # characters
 
 Question = Callable[[], Awaitable[str | None]]  # None: all is well; else what is not
@@ -47,9 +48,11 @@ class Health:
 
     async def close(self) -> None:
         """Give up what is still being asked."""
-        for task in self._asked.values():
+        asked = [task for task in self._asked.values() if not task.done()]
+        for task in asked:
             task.cancel()
-        await asyncio.gather(*self._asked.values(), return_exceptions=True)
+        if asked:
+            await asyncio.wait(asked, timeout=_CLOSE_WITHIN)
 
     def _ask(self, name: str) -> asyncio.Task[str | None]:
         task = self._asked.get(name)

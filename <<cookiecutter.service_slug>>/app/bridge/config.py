@@ -20,7 +20,7 @@ Unhandled = Literal["ack", "dead_letter"]
 class ConnectionOptions:
     """Where NATS is and how to log in. Secrets never show in `repr`."""
 
-    urls: tuple[str, ...] = ("nats://localhost:4222",)
+    urls: tuple[str, ...] = field(default=("nats://localhost:4222",), repr=False)
     user: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)

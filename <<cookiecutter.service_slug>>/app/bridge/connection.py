@@ -22,10 +22,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from .config import ConnectionOptions
-from .errors import BridgeError, NotConnectedError
+from .errors import BridgeError, NotConnectedError, PermissionDeniedError
 from .limits import Timing
 from .nats_options import NatsOptions
-from .session import PermissionDeniedError, Session
+from .nats_session import Session
 
 logger = logging.getLogger(__name__)
 

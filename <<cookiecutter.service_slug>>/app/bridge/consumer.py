@@ -154,10 +154,10 @@ class Worker:
         self._dispatching = False
         while self._accepting and not self._database_away and self._hand.runnable:
             free = self._config.worker_concurrency - len(self._running)
-            if free <= 0:
+            if free <= 0 or not self._pace.worthwhile(self._hand.queued, len(self._running)):
                 break
             batch = self._hand.take(
-                self._pace.batch(self._hand.runnable, free), alone=self._runs_alone
+                self._pace.batch(self._hand.queued, free), alone=self._runs_alone
             )
             task = asyncio.create_task(self._handle(batch), name=f"batch {self.durable.name}")
             self._running.add(task)

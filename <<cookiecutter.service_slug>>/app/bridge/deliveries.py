@@ -224,9 +224,13 @@ class Deliveries:
         return len(self._in_hand) - self._waiting
 
     @property
-    def runnable(self) -> int:
-        """Resources that could run now."""
-        return len(self._turns)
+    def queued(self) -> int:
+        """Messages that could run now."""
+        return sum(len(self._queues[resource]) for resource in self._turns)
+
+    @property
+    def runnable(self) -> bool:
+        return bool(self._turns)
 
 
 def _together(

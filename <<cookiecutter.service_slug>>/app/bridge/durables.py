@@ -15,13 +15,17 @@ import logging
 from nats.js.api import ConsumerInfo
 
 from .config import BridgeConfig
-from .errors import ConsumerMissingError, StreamMissingError, TopologyError
-from .session import PermissionDeniedError
+from .errors import (
+    ApiError,
+    ConsumerMissingError,
+    PermissionDeniedError,
+    StreamMissingError,
+    TopologyError,
+)
 from .stream_api import (
     CONSUMER_CREATE,
     CONSUMER_FILTER_TAKEN,
     STREAM_NOT_FOUND,
-    ApiError,
     Json,
     StreamApi,
 )

@@ -26,6 +26,7 @@ ID_HEADER = "Nats-Msg-Id"
 GEM_ID_HEADER = "nats-msg-id"  # what jetstream_bridge peers write; the server ignores it
 MAX_ID = 255  # characters of an event id, a resource id, a type
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # the escape, not a backslash before "u0000"
 
 Payload = Mapping[str, Any] | BaseModel
@@ -127,7 +128,7 @@ def _identifier(name: str, value: object) -> str:
     """Ids travel in headers and in keys: no line break may open a header of its own."""
     if not isinstance(value, str) or not value.strip() or len(value) > MAX_ID:
         raise InvalidEventError(f"{name} {value!r} is not a text of 1 to {MAX_ID} characters")
-    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in value):
+    if _CONTROL.search(value):
         raise InvalidEventError(f"{name} {value!r} has a control character; remove it")
     return value
 
@@ -248,18 +249,21 @@ def parse(body: bytes) -> ReceivedEnvelope:
     )
 
 
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+
+
 def _parse_object(body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body.decode(), parse_constant=_refuse_constant)
+        value = _decode(body.decode())
     except (ValueError, RecursionError) as error:
         raise MalformedJSONError(f"the body is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise EnvelopeError(f"the body is a JSON {_json_type(value)}; an envelope is an object")
     return value
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _json_type(value: object) -> str:
@@ -279,9 +283,9 @@ def is_usable_id(value: str | None) -> bool:
     """Whether a received id can serve as a key: non-blank, bounded, without control characters."""
     return (
         value is not None
-        and bool(value.strip())
         and len(value) <= MAX_ID
-        and not any(ord(character) < 0x20 for character in value)
+        and bool(value.strip())
+        and _CONTROL.search(value) is None
     )
 
 
@@ -290,7 +294,9 @@ def message_key(headers: Mapping[str, str], envelope: ReceivedEnvelope | None, s
 
     Header names are read in any case: peers that run the gem write theirs in lower case.
     """
-    candidates = [value for name, value in headers.items() if name.lower() == GEM_ID_HEADER]
-    if envelope is not None and envelope.event_id is not None:
-        candidates.append(envelope.event_id)
-    return next((value for value in candidates if is_usable_id(value)), f"seq:{seq}")
+    for name, value in headers.items():
+        if name.lower() == GEM_ID_HEADER and is_usable_id(value):
+            return value
+    if envelope is not None and envelope.event_id is not None and is_usable_id(envelope.event_id):
+        return envelope.event_id
+    return f"seq:{seq}"

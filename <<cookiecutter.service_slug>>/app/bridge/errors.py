@@ -9,9 +9,12 @@
     ├── PayloadError                a payload that does not fit the handler's model
     ├── NatsConnectionError
     │   ├── NotConnectedError       nothing was sent
-    │   └── RequestTimeoutError     sent, and no answer in time
+    │   ├── RequestTimeoutError     sent, and no answer in time
+    │   ├── NoRespondersError       sent, and nobody listens
+    │   ├── PermissionDeniedError   refused by the server
+    │   └── JetStreamUnavailableError   JetStream is off, or without a leader
     ├── TopologyError               the stream or a consumer is not as this service needs it
-    │   ├── SubjectOwnedElsewhereError
+    │   ├── ApiError                JetStream refused a request
     │   ├── StreamMissingError
     │   └── ConsumerMissingError
     ├── PublishError                an event that was not accepted by the stream
@@ -27,6 +30,9 @@ Leaves are named for the fault. Each message quotes the bad value and says what 
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class BridgeError(Exception):
@@ -69,12 +75,30 @@ class RequestTimeoutError(NatsConnectionError):
     """A request was sent and not answered in time; whether it took effect is unknown."""
 
 
+class NoRespondersError(NatsConnectionError):
+    """Nobody listens on the subject; for JetStream's own it means that JetStream is off."""
+
+
+class PermissionDeniedError(NatsConnectionError):
+    """The server refuses this user the subject; nothing was done."""
+
+
+class JetStreamUnavailableError(NatsConnectionError):
+    """JetStream is off, or without a leader just now."""
+
+
 class TopologyError(BridgeError):
     """The stream or a consumer is not as this service needs it."""
 
 
-class SubjectOwnedElsewhereError(TopologyError):
-    """A subject that this service needs belongs to another stream."""
+class ApiError(TopologyError):
+    """JetStream refused a management request."""
+
+    def __init__(self, subject: str, error: Mapping[str, Any]) -> None:
+        self.code: int = error.get("code", 0)
+        self.err_code: int = error.get("err_code", 0)
+        self.description: str = error.get("description", "no description")
+        super().__init__(f"{subject}: {self.description} ({self.err_code})")
 
 
 class StreamMissingError(TopologyError):

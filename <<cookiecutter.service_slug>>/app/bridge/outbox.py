@@ -119,7 +119,6 @@ def _sqlite_is_object(element: json_is_object, compiler: SQLCompiler, **kwargs: 
 _READY = text("status = 'pending' AND NOT held")
 _HELD = text("held")
 _RETRYING = text("retry_at IS NOT NULL")
-_SENT = text("status = 'sent'")
 _FAILED = text("status = 'failed'")
 
 
@@ -146,7 +145,6 @@ class OutboxEvent(SQLModel, table=True):
         _partial("ix_jetstream_outbox_events_ready", "lane", "id", where=_READY),
         _partial("ix_jetstream_outbox_events_held", "resource", "id", where=_HELD),
         _partial("ix_jetstream_outbox_events_retry_at", "lane", "retry_at", where=_RETRYING),
-        _partial("ix_jetstream_outbox_events_sent_at", "sent_at", where=_SENT),
         _partial("ix_jetstream_outbox_events_failed", "id", where=_FAILED),
     )
 
@@ -307,9 +305,7 @@ def _after_end(session: Session, ended: SessionTransaction) -> None:
         return
     if ended.nested:
         pending.events = [
-            (new, published_in)
-            for new, published_in in pending.events
-            if published_in is not ended
+            (new, published_in) for new, published_in in pending.events if published_in is not ended
         ]
     elif ended.parent is None:
         pending.events.clear()

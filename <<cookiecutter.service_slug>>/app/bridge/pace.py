@@ -38,10 +38,20 @@ class Pace:
             return max(1, min(self._batch_size, share))
         return self._within(BATCH_SECONDS / self._event_seconds, 1, self._batch_size)
 
+    def worthwhile(self, ready: int, running: int) -> bool:
+        """Whether `ready` events are worth a transaction beside the `running` ones.
+
+        Fast handlers: a few events wait for the transaction in hand, which is short, and share
+        the next one. Slow handlers: never wait.
+        """
+        if running == 0 or self._event_seconds is None:
+            return True
+        return ready >= self.batch(ready, 1) // 4
+
     @property
     def prefetch(self) -> int:
         """Return how many messages may be asked for, queued and running, together."""
-        least, most = 2 * self._concurrency, 2 * self._batch_size + self._concurrency
+        least, most = 2 * self._concurrency, 4 * self._batch_size
         if self._event_seconds is None:
             return min(4 * self._concurrency, most)
         return self._within(self._concurrency * PREFETCH_SECONDS / self._event_seconds, least, most)

@@ -36,7 +36,7 @@ PROBE_MIN, PROBE_MAX = 0.1, 2.0  # seconds between two tries in an outage
 PUBLISH_BUDGET = 5.0  # seconds
 ROUND_LIMIT = 30.0  # seconds
 MAINTENANCE_EVERY = 30.0  # seconds
-CLEANUP_PORTION = 1000  # rows deleted in one statement
+CLEANUP_PORTION = 2000  # rows looked at in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ class Relay:
         self._stopping = asyncio.Event()
         self._unrouted: set[str] = set()
         self._next_maintenance = time.monotonic() + random.uniform(0, MAINTENANCE_EVERY)
+        self._cleaned_up_to = 0
         self.problem: str | None = None  # why nothing goes out now, for readiness
         connection.add_listener(self._on_connection)
 
@@ -92,26 +93,29 @@ class Relay:
 
     async def run(self) -> None:
         """Work until `stop`. Faults of NATS and of the database are waited out."""
-        idle = IDLE_MIN
-        outage = PROBE_MIN
         try:
-            while not self._stopping.is_set():
-                self._work.clear()
-                handled = await self._guarded_round()
-                if self.problem is not None:
-                    await happens(self._work, outage * random.uniform(0.5, 1.0))
-                    outage = min(PROBE_MAX, outage * 2)
-                    continue
-                outage = PROBE_MIN
-                await self._maintain()
-                if handled:
-                    idle = IDLE_MIN
-                    continue
-                await happens(self._work, idle)
-                idle = min(IDLE_MAX, idle * 1.5)
+            await self._drain()
         finally:
             self._connection.remove_listener(self._on_connection)
             await self._lanes.stop()
+
+    async def _drain(self) -> None:
+        idle = IDLE_MIN
+        outage = PROBE_MIN
+        while not self._stopping.is_set():
+            self._work.clear()
+            handled = await self._guarded_round()
+            if self.problem is not None:
+                await happens(self._work, outage * random.uniform(0.5, 1.0))
+                outage = min(PROBE_MAX, outage * 2)
+                continue
+            outage = PROBE_MIN
+            await self._maintain()
+            if handled:
+                idle = IDLE_MIN
+                continue
+            await happens(self._work, idle)
+            idle = min(IDLE_MAX, idle * 1.5)
 
     async def _guarded_round(self) -> int:
         """One round; a fault of the database becomes the relay's `problem`."""
@@ -179,6 +183,7 @@ class Relay:
     ) -> _Faults:
         """Turn outcomes into what is written; what is an outage is left as it was."""
         faults = _Faults()
+        counted: set[str] = set()
         for messages, rows in chains:
             for message, row in zip(messages, rows, strict=True):
                 if message.outcome is Outcome.STORED:
@@ -189,6 +194,7 @@ class Relay:
                 if message.outcome is Outcome.REFUSED or (
                     message.outcome is Outcome.UNROUTED and row.subject in self._unrouted
                 ):
+                    counted.add(row.subject)
                     self._count_attempt(message, row, settlement)
                     followers = rows[rows.index(row) + 1 :]
                     settlement.held.extend(follower.id for follower in followers)
@@ -197,7 +203,7 @@ class Relay:
                 elif message.outcome in OUTAGES:
                     faults.outage = message.error
                 break
-        self._unrouted.clear()
+        self._unrouted -= counted  # asked anew for their next try
         return faults
 
     def _count_attempt(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
@@ -228,7 +234,7 @@ class Relay:
         the next round; anything else is an outage and counts against nothing.
         """
         try:
-            self._unrouted = await self._routes(sorted(subjects))
+            self._unrouted |= await self._routes(sorted(subjects))
         except (BridgeError, NatsError, OSError, TimeoutError) as error:
             self._report(f"no stream takes {', '.join(sorted(subjects))}: {error}")
 
@@ -248,12 +254,14 @@ class Relay:
         if time.monotonic() < self._next_maintenance:
             return
         try:
-            deleted = await self._lanes.delete_sent(self._settings.retention, CLEANUP_PORTION)
+            self._cleaned_up_to = await self._lanes.delete_sent(
+                self._settings.retention, after=self._cleaned_up_to, limit=CLEANUP_PORTION
+            )
             await self._lanes.release_orphans()
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             logger.warning("outbox maintenance failed: %s", type(error).__name__)
-            deleted = 0
-        if deleted < CLEANUP_PORTION:
+            self._cleaned_up_to = 0
+        if not self._cleaned_up_to:
             self._next_maintenance = time.monotonic() + MAINTENANCE_EVERY
 
 

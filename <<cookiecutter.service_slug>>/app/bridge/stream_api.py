@@ -11,12 +11,11 @@ connection, no answer, no JetStream just now) is a `NatsConnectionError`; what d
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, Protocol
 
 from nats.aio.msg import Msg
 
-from .errors import NatsConnectionError, TopologyError
+from .errors import ApiError, JetStreamUnavailableError, NatsConnectionError
 
 Json = dict[str, Any]
 
@@ -29,20 +28,6 @@ CONSUMER_FILTER_TAKEN = (10099, 10100)  # on a work queue
 
 _REQUEST_LIMIT = 5.0  # seconds
 _MAX_PAGES = 1000
-
-
-class ApiError(TopologyError):
-    """JetStream refused a management request."""
-
-    def __init__(self, subject: str, error: Mapping[str, Any]) -> None:
-        self.code: int = error.get("code", 0)
-        self.err_code: int = error.get("err_code", 0)
-        self.description: str = error.get("description", "no description")
-        super().__init__(f"{subject}: {self.description} ({self.err_code})")
-
-
-class JetStreamUnavailableError(NatsConnectionError):
-    """JetStream is off, or without a leader just now."""
 
 
 class Requests(Protocol):

@@ -18,12 +18,11 @@ from nats.js.api import ConsumerInfo
 
 from .config import BridgeConfig
 from .durables import Durables
-from .session import PermissionDeniedError
+from .errors import ApiError, PermissionDeniedError
 from .stream_api import (
     STREAM_NAME_IN_USE,
     STREAM_NOT_FOUND,
     SUBJECTS_OVERLAP,
-    ApiError,
     Json,
     Requests,
     StreamApi,

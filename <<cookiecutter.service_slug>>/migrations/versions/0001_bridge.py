@@ -91,7 +91,6 @@ def _create_outbox(dialect: str) -> None:
     _partial_index(table, "ready", ["lane", "id"], "status = 'pending' AND NOT held")
     _partial_index(table, "held", ["resource", "id"], "held")
     _partial_index(table, "retry_at", ["lane", "retry_at"], "retry_at IS NOT NULL")
-    _partial_index(table, "sent_at", ["sent_at"], "status = 'sent'")
     _partial_index(table, "failed", ["id"], "status = 'failed'")
 
 

@@ -38,7 +38,9 @@ async def database(url: str) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
         await engine.dispose()
 
 
-async def rows(engine: AsyncEngine, sql: str, **parameters: object) -> Sequence[Row[Any]]:
+async def rows(
+    engine: AsyncEngine, sql: str, **parameters: object
+) -> Sequence[Row[*tuple[Any, ...]]]:
     async with engine.connect() as connection:
         return (await connection.execute(text(sql), parameters)).all()
 

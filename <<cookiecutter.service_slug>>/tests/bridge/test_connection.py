@@ -15,9 +15,14 @@ from nats.aio.client import Client
 
 from app.bridge.config import ConnectionOptions
 from app.bridge.connection import Connection, ConnectionEvent
-from app.bridge.errors import NotConnectedError, RequestTimeoutError
+from app.bridge.errors import (
+    NoRespondersError,
+    NotConnectedError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+)
 from app.bridge.limits import Timing
-from app.bridge.session import NoRespondersError, PermissionDeniedError, Session
+from app.bridge.nats_session import Session
 from tests.bridge.nats_accounts import (
     Certificates,
     credentials,

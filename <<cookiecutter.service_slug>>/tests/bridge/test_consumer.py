@@ -29,7 +29,7 @@ from app.bridge import (
     Retry,
     Unrecoverable,
 )
-from tests.bridge.support import Sessions, database, envelope, rows, scalar
+from tests.bridge.support import Sessions, database, envelope, rows
 from tests.servers import NatsServer, PostgresServer
 from tests.waiting import eventually
 
@@ -92,7 +92,8 @@ class Service:
         return {row[0]: (row[1], row[2]) for row in found}
 
     async def info(self) -> ConsumerInfo:
-        return await self.client.jetstream().consumer_info(STREAM, DURABLE)
+        info: ConsumerInfo = await self.client.jetstream().consumer_info(STREAM, DURABLE)
+        return info
 
     async def is_empty(self) -> bool:
         """Nothing is left in the stream but dead letters."""
@@ -245,7 +246,7 @@ async def test_one_poison_event_harms_and_blocks_nobody(service: Service) -> Non
     [dead] = await service.dead_letters()
     assert 7 not in await service.effects()
     assert [count for count, _ in tries if count > 1] == [2, 3]
-    times = {count: moment for count, moment in tries}
+    times = dict(tries)
     assert times[2] - times[1] >= 0.25
     assert times[3] - times[2] >= 0.5
     assert dead.data == envelope("e7", resource="7", n=7).encode()

@@ -19,10 +19,11 @@ from app.bridge.errors import (
     ConsumerMissingError,
     InvalidSubjectError,
     NatsConnectionError,
+    NoRespondersError,
+    PermissionDeniedError,
     StreamMissingError,
     TopologyError,
 )
-from app.bridge.session import NoRespondersError, PermissionDeniedError
 from app.bridge.stream_api import StreamApi
 from app.bridge.topology import Topology
 from app.bridge.topology_plan import Conflict, new_stream

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from app.bridge.config import BridgeConfig
-from app.bridge.errors import NatsConnectionError
-from app.bridge.stream_api import ApiError, JetStreamUnavailableError, StreamApi
+from app.bridge.errors import ApiError, JetStreamUnavailableError, NatsConnectionError
+from app.bridge.stream_api import StreamApi
 from app.bridge.topology_plan import (
     Conflict,
     Plan,

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from alembic import command
@@ -19,6 +20,7 @@ import app.bridge
 import app.models  # noqa: F401 - these imports put their tables on the metadata
 from app.database import create_engine
 from app.schema import alembic_config, migrate, pending_migrations
+from app.settings import ROOT
 
 
 @contextlib.asynccontextmanager
@@ -139,6 +141,18 @@ async def test_the_outbox_begins_with_sixteen_lanes(migrated_url: str) -> None:
     async with _engine(migrated_url) as engine, engine.connect() as connection:
         lanes = await connection.execute(text("SELECT count(*) FROM jetstream_outbox_lanes"))
         assert lanes.scalar_one() == 16
+
+
+def test_a_new_migration_can_be_written_and_run(sqlite_url: str, tmp_path: Path) -> None:
+    config = alembic_config(sqlite_url)
+    config.set_main_option("version_locations", f"{ROOT / 'migrations' / 'versions'}\n{tmp_path}")
+    config.set_main_option("path_separator", "newline")
+
+    command.revision(config, "orders", head="head", version_path=str(tmp_path), rev_id="new")
+    command.upgrade(config, "head")
+
+    (written,) = tmp_path.glob("new_orders.py")
+    assert "import sqlmodel" in written.read_text(), "for the types that autogenerate writes"
 
 
 @pytest.mark.parametrize("table", sorted(SQLModel.metadata.tables))

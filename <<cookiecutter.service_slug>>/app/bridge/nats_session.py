@@ -17,7 +17,13 @@ import nats.errors
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 
-from .errors import NatsConnectionError, NotConnectedError, RequestTimeoutError
+from .errors import (
+    NatsConnectionError,
+    NoRespondersError,
+    NotConnectedError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+)
 from .limits import Timing, bounded, leave
 from .nats_options import NatsOptions
 
@@ -26,14 +32,6 @@ logger = logging.getLogger(__name__)
 _INFO = "$JS.API.INFO"
 _LOOPBACK = "publishing to an own inbox"
 _DENIAL = re.compile(r'permissions violation for (?P<kind>\w+) to "(?P<subject>[^"]+)"', re.I)
-
-
-class NoRespondersError(NatsConnectionError):
-    """Nobody listens on the subject; for JetStream's own it means that JetStream is off."""
-
-
-class PermissionDeniedError(NatsConnectionError):
-    """The server refuses this user the subject; nothing was done."""
 
 
 class _GuardedClient(Client):
