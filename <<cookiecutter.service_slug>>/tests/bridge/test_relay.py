@@ -370,9 +370,9 @@ async def test_draining_costs_few_statements(
             counted = count_outbox_statements(engine)
             await enqueue(engine, many(number, resources=number), subject=SUBJECT)
             await eventually(all_sent(engine, number))
-        writing = [s for s in counted if "UPDATE" in s or "FOR UPDATE" in s]
-        # 8 of the 16 lanes at a time: two claims, each locking, reading and marking once.
-        assert len(writing) <= 8, writing
+        marking = [s for s in counted if "UPDATE jetstream_outbox_events" in s]
+        # 8 of the 16 lanes at a time make two claims; a third takes what a full lane left.
+        assert 1 <= len(marking) <= 4, marking
 
 
 def count_outbox_statements(engine: AsyncEngine) -> Sequence[str]:

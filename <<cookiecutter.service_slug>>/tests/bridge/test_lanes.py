@@ -1,0 +1,276 @@
+"""The relay's statements: their cost does not depend on what lies around, and nothing is stuck."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.bridge.inbox import delete_processed
+from app.bridge.lanes import Claim, Failure, Retry, Settlement, lanes_of
+from app.bridge.leases import LeaseHolder
+from tests.bridge.support import database, enqueue, envelope, rows, scalar
+
+SUBJECT = "test.a.sync.b"
+
+
+async def fill(engine: AsyncEngine, number: int, *, resources: int, prefix: str = "e") -> None:
+    events = [
+        {
+            "event_id": f"{prefix}{n}",
+            "payload": envelope(f"{prefix}{n}", resource=str(n % resources)),
+        }
+        for n in range(number)
+    ]
+    await enqueue(engine, events, subject=SUBJECT)
+
+
+async def run(engine: AsyncEngine, sql: str) -> None:
+    async with engine.begin() as connection:
+        await connection.execute(text(sql))
+
+
+def claimed(claim: Claim) -> list[str]:
+    return [row.event_id for row in claim.rows]
+
+
+@pytest.mark.parametrize("state", ["never analysed", "all pending", "nearly all sent"])
+async def test_claiming_reads_what_is_ready_and_nothing_else(postgres_url: str, state: str) -> None:
+    """The relay's own statements are explained as they run: no scan may touch many rows."""
+    async with database(postgres_url) as (engine, _):
+        await fill(engine, 5000, resources=500)
+        if state == "nearly all sent":
+            await run(engine, "UPDATE jetstream_outbox_events SET status = 'sent' WHERE id < 4900")
+        if state != "never analysed":
+            await run(engine, "ANALYZE jetstream_outbox_events")
+        plans = await explained(engine, limit=80)
+        for plan in plans:
+            touched = [int(found) for found in re.findall(r"actual .*?rows=(\d+)", plan)]
+            removed = [int(found) for found in re.findall(r"Rows Removed by Filter: (\d+)", plan)]
+            assert max(touched) <= 100, plan
+            assert sum(removed) <= 100, plan
+
+
+async def explained(engine: AsyncEngine, *, limit: int) -> list[str]:
+    """Return the plans of the statements of one claim, with what they really did."""
+    claims: list[tuple[str, object]] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(conn: object, cursor: object, statement: str, parameters: object, *_: object) -> None:
+        if "jetstream_outbox" in statement:
+            claims.append((statement, parameters))
+
+    plans = []
+    async with lanes_of(engine, transaction_limit=30).claim(limit):
+        pass
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    async with engine.connect() as connection:
+        await connection.execute(text("SET enable_seqscan = off"))
+        await connection.execute(text("SET random_page_cost = 1"))
+        for statement, parameters in claims:
+            found = await connection.exec_driver_sql(
+                f"EXPLAIN (ANALYZE, COSTS off) {statement}",
+                parameters,  # type: ignore[arg-type]
+            )
+            plans.append("\n".join(row[0] for row in found))
+    return plans
+
+
+async def test_claims_of_two_relays_do_not_overlap_and_busy_lanes_take_turns(
+    postgres_url: str,
+) -> None:
+    async with database(postgres_url) as (engine, _):
+        await fill(engine, 400, resources=200)
+        first, second = (lanes_of(engine, transaction_limit=30) for _ in range(2))
+        async with first.claim(100) as one, second.claim(100) as two:
+            assert claimed(one)
+            assert claimed(two)
+            assert not set(claimed(one)) & set(claimed(two))
+            taken = set(claimed(one))
+        async with first.claim(100) as again:
+            assert not set(claimed(again)) & taken, "the other half of the lanes is next"
+
+
+async def test_only_one_relay_works_on_sqlite_and_another_takes_over_when_it_stops(
+    sqlite_url: str,
+) -> None:
+    async with database(sqlite_url) as (engine, _):
+        await fill(engine, 3, resources=3)
+        first, second = (lanes_of(engine, transaction_limit=30) for _ in range(2))
+        async with first.claim(10) as one, second.claim(10) as two:
+            assert len(claimed(one)) == 3
+            assert claimed(two) == []
+        await first.stop()
+        async with second.claim(10) as two:
+            assert len(claimed(two)) == 3
+
+
+async def test_paused_lanes_are_left_alone(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 3, resources=3)
+        lanes = lanes_of(engine, transaction_limit=30)
+        await run(engine, "UPDATE jetstream_outbox_lanes SET paused = true")
+        async with lanes.claim(10) as claim:
+            assert claimed(claim) == []
+        await run(engine, "UPDATE jetstream_outbox_lanes SET paused = false")
+        async with lanes.claim(10) as claim:
+            assert len(claimed(claim)) == 3
+
+
+async def ids(engine: AsyncEngine) -> dict[str, int]:
+    return {
+        row[0]: row[1]
+        for row in await rows(engine, "SELECT event_id, id FROM jetstream_outbox_events")
+    }
+
+
+async def test_a_row_that_must_wait_is_out_of_sight_until_it_is_due(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 3, resources=1)
+        lanes = lanes_of(engine, transaction_limit=30)
+        known = await ids(engine)
+        async with lanes.claim(10) as claim:
+            await claim.settle(
+                Settlement(
+                    retries=[Retry(known["e0"], 1, "no", 3600.0)], held=[known["e1"], known["e2"]]
+                )
+            )
+        async with lanes.claim(10) as claim:
+            assert claimed(claim) == []
+        await fill(engine, 1, resources=1, prefix="late")
+        async with lanes.claim(10) as claim:
+            [late] = claim.rows
+            assert late.first_held == known["e0"]
+        await run(
+            engine,
+            "UPDATE jetstream_outbox_events SET retry_at = '2020-01-01' WHERE event_id = 'e0'",
+        )
+        async with lanes.claim(10) as claim:
+            assert sorted(claimed(claim)) == ["e0", "late0"]
+            [head] = [row for row in claim.rows if row.event_id == "e0"]
+            await claim.settle(Settlement(sent=[head.id], released=[head.resource]))
+        async with lanes.claim(10) as claim:
+            assert claimed(claim) == ["e1", "e2", "late0"]
+
+
+async def test_a_failed_row_keeps_its_error_and_frees_its_followers(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 2, resources=1)
+        known = await ids(engine)
+        lanes = lanes_of(engine, transaction_limit=30)
+        async with lanes.claim(10) as claim:
+            settlement = Settlement(held=[known["e1"]], retries=[Retry(known["e0"], 1, "x", 0.0)])
+            await claim.settle(settlement)
+        async with lanes.claim(10) as claim:
+            await claim.settle(
+                Settlement(failures=[Failure(known["e0"], 2, "E" * 5000)], released=["order:0"])
+            )
+        [failed] = await rows(
+            engine,
+            "SELECT attempts, last_error, held, retry_at FROM jetstream_outbox_events "
+            "WHERE status = 'failed'",
+        )
+        assert (failed.attempts, len(failed.last_error), failed.retry_at) == (2, 2000, None)
+        async with lanes.claim(10) as claim:
+            assert claimed(claim) == ["e1"]
+
+
+async def test_followers_of_a_deleted_row_are_freed(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 3, resources=1)
+        known = await ids(engine)
+        lanes = lanes_of(engine, transaction_limit=30)
+        async with lanes.claim(10) as claim:
+            settlement = Settlement(
+                retries=[Retry(known["e0"], 1, "x", 3600.0)], held=[known["e1"], known["e2"]]
+            )
+            await claim.settle(settlement)
+        assert await lanes.release_orphans() == 0
+        await run(engine, "DELETE FROM jetstream_outbox_events WHERE event_id = 'e0'")
+        assert await lanes.release_orphans() == 1
+        async with lanes.claim(10) as claim:
+            assert claimed(claim) == ["e1", "e2"]
+
+
+async def test_sent_rows_are_deleted_by_age_a_portion_at_a_time(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 30, resources=3)
+        await run(
+            engine,
+            "UPDATE jetstream_outbox_events SET status = 'sent', sent_at = '2020-01-01' "
+            "WHERE id <= 25 AND id <> 7",
+        )
+        await run(
+            engine,
+            "UPDATE jetstream_outbox_events SET status = 'sent', sent_at = CURRENT_TIMESTAMP "
+            "WHERE id IN (26, 27)",
+        )
+        lanes = lanes_of(engine, transaction_limit=30)
+        after = await lanes.delete_sent(3600.0, after=0, limit=10)
+        assert after == 10
+        after = await lanes.delete_sent(3600.0, after=after, limit=10)
+        assert await lanes.delete_sent(3600.0, after=after, limit=10) == 0
+        left = await rows(engine, "SELECT id FROM jetstream_outbox_events ORDER BY id")
+        assert [row[0] for row in left] == [7, *range(26, 31)]
+
+
+async def test_inbox_rows_are_deleted_by_age_unless_they_need_somebody(database_url: str) -> None:
+    async with database(database_url) as (engine, sessions):
+        for number, status, moment in (
+            (1, "processed", "'2020-01-01'"),
+            (2, "processed", "CURRENT_TIMESTAMP"),
+            (3, "dead_lettered", "'2020-01-01'"),
+        ):
+            await run(
+                engine,
+                "INSERT INTO jetstream_inbox_events "
+                "(consumer, event_id, subject, status, processed_at) "
+                f"VALUES ('c', 'e{number}', 's', '{status}', {moment})",
+            )
+        async with sessions() as session:
+            assert await delete_processed(session, older_than=3600.0, limit=10) == 1
+            await session.commit()
+        left = await rows(engine, "SELECT event_id FROM jetstream_inbox_events ORDER BY id")
+        assert [row[0] for row in left] == ["e2", "e3"]
+
+
+async def test_a_lease_has_one_holder_and_ends_by_the_clock(database_url: str) -> None:
+    async with database(database_url) as (engine, sessions):
+        first, second = LeaseHolder(engine, "x"), LeaseHolder(engine, "x")
+        assert await first.acquire()
+        assert not await second.acquire()
+        assert await first.acquire(), "the holder renews it"
+        async with sessions() as session:
+            assert await first.guard(session)
+            assert not await second.guard(session)
+        await run(engine, "UPDATE jetstream_leases SET expires_at = '2020-01-01'")
+        async with sessions() as session:
+            assert not await first.guard(session)
+        assert await second.acquire()
+        assert not await first.acquire()
+        await second.release()
+        assert await first.acquire()
+        assert await scalar(engine, "SELECT count(*) FROM jetstream_leases") == 1
+
+
+def statements(engine: AsyncEngine) -> Sequence[str]:
+    seen: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(conn: object, cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    return seen
+
+
+async def test_a_claim_and_its_settlement_cost_four_statements(postgres_url: str) -> None:
+    async with database(postgres_url) as (engine, _):
+        await fill(engine, 1000, resources=1000)
+        lanes = lanes_of(engine, transaction_limit=30)
+        seen = statements(engine)
+        async with lanes.claim(1000) as claim:
+            await claim.settle(Settlement(sent=[row.id for row in claim.rows]))
+        assert len(seen) == 4, seen
