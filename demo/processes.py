@@ -39,6 +39,11 @@ class Process:
         return self._started().pid
 
     @property
+    def is_started(self) -> bool:
+        """Whether it was started, and not stopped since; it may have ended by itself."""
+        return self._running is not None
+
+    @property
     def status(self) -> int | None:
         """The exit status if the process ended by itself; None while it runs, or was stopped."""
         return None if self._running is None else self._running.poll()

@@ -1,7 +1,7 @@
-"""the table of marks
+"""The table of marks
 
-Revision ID: 0003_marks
-Revises: 0002_customers
+Revision: 0003
+Builds on: 0002
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003_marks"
-down_revision = "0002_customers"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -18,10 +18,10 @@ depends_on = None
 def upgrade() -> None:
     op.create_table(
         "marks",
-        sa.Column("id", sa.Integer, sa.Identity(), nullable=False),
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("event_id", sa.String(255), nullable=False),
-        sa.Column("number", sa.Integer, nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_marks")),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_marks"),
     )
 
 
