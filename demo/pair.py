@@ -129,7 +129,7 @@ class Pair:
     def start_services(self) -> None:
         """Start what does not run of both services, and return when all of it is ready."""
         for process in self.processes:
-            if process.status is not None or not process.is_started:
+            if not process.is_running:
                 process.start()
         for service in self.services:
             self.wait_ready(service.url, service.api)

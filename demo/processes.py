@@ -39,9 +39,8 @@ class Process:
         return self._started().pid
 
     @property
-    def is_started(self) -> bool:
-        """Whether it was started, and not stopped since; it may have ended by itself."""
-        return self._running is not None
+    def is_running(self) -> bool:
+        return self._running is not None and self._running.poll() is None
 
     @property
     def status(self) -> int | None:
@@ -49,8 +48,8 @@ class Process:
         return None if self._running is None else self._running.poll()
 
     def start(self) -> Self:
-        if self._running is not None and self._running.poll() is None:
-            raise RuntimeError(f"{self.name} runs already, as process {self._running.pid}")
+        if self.is_running:
+            raise RuntimeError(f"{self.name} runs already, as process {self.pid}")
         with self.log_file.open("ab") as log:
             self._running = subprocess.Popen(
                 self._command,
@@ -83,8 +82,8 @@ class Process:
 
     def send_kill(self) -> None:
         """Have the process end, and leave it to `stop`, which may be waiting, to notice."""
-        if self._running is not None and self._running.poll() is None:
-            self._running.kill()
+        if self._running is not None:
+            self._running.kill()  # of one that has ended it does nothing
 
     def last_lines(self, number: int) -> list[str]:
         if not self.log_file.exists():
