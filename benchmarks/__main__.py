@@ -16,8 +16,11 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import uvloop
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
+
 
 from tests.servers import NatsServer, PostgresServer  # noqa: E402
 
@@ -87,7 +90,7 @@ def main() -> None:
             )
         return found
 
-    results = asyncio.run(run())
+    results = uvloop.run(run())  # the loop that the service's processes run on
     folder = ROOT / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"

@@ -10,8 +10,7 @@ import argparse
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -20,15 +19,20 @@ import httpx
 from demo import ROOT
 from demo.customers import both_sides
 from demo.generating import NotGeneratedError
-from demo.pair import FailedError, Pair, remove
+from demo.pair import DatabaseKind, FailedError, Pair, remove
+from demo.processes import Process
 from demo.scenes import Demo, NotOnceError, summary
-from demo.terminal import Colour, Terminal
+from demo.terminal import Colour, Terminal, shorten
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LAST_LINES = 12
 _BUILD = ROOT / "build"  # no part of the repository
-# An event that a killed worker held comes back after this; the default would be a long wait.
-_SETTINGS = {"ACK_WAIT": "2s"}
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPTED = 130
+_LAST_LINES = 8  # of a log
+_NOTICE = 1.0  # seconds
+_MOST_DIFFERENCES = 20  # lines
+_LOOK = 0.5  # seconds between two looks whether everything still runs
+# An event that a killed worker held comes back after this time; the default is half a minute.
+_SETTINGS = {"ACK_WAIT": "3s"}
 
 
 def main() -> None:
@@ -38,35 +42,152 @@ def main() -> None:
     arguments = parser.parse_args()
     _BUILD.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=_BUILD))
-    pair = Pair(folder, database="postgresql" if arguments.postgres else "sqlite", settings=_SETTINGS)
-    raise SystemExit(_run(pair, Terminal(), keep=arguments.keep))
+    database: DatabaseKind = "postgresql" if arguments.postgres else "sqlite"
+    pair = Pair(folder, database=database, settings=_SETTINGS)
+    raise SystemExit(_Run(pair, keep=arguments.keep).run())
 
 
-def _run(pair: Pair, terminal: Terminal, *, keep: bool) -> int:
-    begun = time.monotonic()
-    try:
-        with _signals(pair), pair:
-            agreed = _play(pair, terminal, begun)
-            if keep:
-                _stay(pair, terminal)
-    except KeyboardInterrupt:
-        terminal.say("stopped")
-        agreed = keep
-    except (FailedError, NotGeneratedError, NotOnceError, TimeoutError, httpx.HTTPError) as error:
-        ...
-    return 0
+class _Run:
+    """One run of the demo, and how it ends."""
 
+    def __init__(self, pair: Pair, *, keep: bool) -> None:
+        self._pair = pair
+        self._keep = keep
+        self._terminal = Terminal()
+        self._stopping = False
 
-@contextmanager
-def _signals(pair: Pair) -> Iterator[None]:
-    yield
+    def run(self) -> int:
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+        begun = time.monotonic()
+        status = _INTERRUPTED
+        try:
+            status = self._play()
+            if self._keep and status == 0:
+                self._stay()
+        except KeyboardInterrupt:
+            self._terminal.title("Stopping", "Ctrl-C once more to stop at once")
+        except (FailedError, NotOnceError, TimeoutError, httpx.HTTPError) as error:
+            status = 1
+            self._explain(error)
+        except NotGeneratedError as error:
+            status = 1
+            self._terminal.say(str(error), Colour.RED)
+        finally:
+            self._stopping = True
+            self._pair.stop()
+        self._close(status, time.monotonic() - begun)
+        return status
 
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._stopping:
+            self._pair.send_kill()
+        else:
+            self._stopping = True
+            raise KeyboardInterrupt
 
-def _play(pair: Pair, terminal: Terminal, begun: float) -> bool:
-    return True
+    def _play(self) -> int:
+        self._start()
+        with both_sides(self._pair) as (orders, billing):
+            demo = Demo(self._pair, orders, billing, self._terminal)
+            demo.one_by_one()
+            demo.many()
+            demo.outage()
+            demo.crash()
+            return self._judge(demo)
 
+    def _start(self) -> None:
+        pair, terminal = self._pair, self._terminal
+        kind = "PostgreSQL" if pair.database == "postgresql" else "SQLite"
+        terminal.title(f"Two services on {kind}, each the other's destination")
+        begun = time.monotonic()
+        pair.generate()
+        pair.start_servers()
+        pair.migrate()
+        generated = time.monotonic()
+        pair.start_services()
+        terminal.say(
+            f"generated and migrated in {generated - begun:.1f} s, "
+            f"running after {time.monotonic() - generated:.1f} s more"
+        )
+        self._show("nats-server", pair.nats.pid, pair.nats.url, pair.nats.log_file)
+        if pair.postgres is not None:
+            self._show("PostgreSQL", pair.postgres.pid, "a Unix socket", pair.postgres.log_file)
+        for service in pair.services:
+            self._show(service.api.name, service.api.pid, service.url, service.api.log_file)
+            self._show(
+                service.worker.name, service.worker.pid, service.worker_url, service.worker.log_file
+            )
 
-def _stay(pair: Pair, terminal: Terminal) -> None: ...
+    def _show(self, name: str, pid: int, url: str, log_file: Path) -> None:
+        log = log_file.relative_to(ROOT) if log_file.is_relative_to(ROOT) else log_file
+        self._terminal.say(f"{name:<15} process {pid:<8} {url:<24} {log}")
+
+    def _judge(self, demo: Demo) -> int:
+        terminal = self._terminal
+        terminal.title("Do both sides agree?")
+        different = demo.disagreement()
+        terminal.say(
+            f"{demo.events} events; the {len(demo.times)} in good times: {summary(demo.times)}"
+        )
+        if not different:
+            number = len(demo.billing.customers())
+            terminal.say(
+                f"yes: {number} customers, equal in id, name, email, version and origin",
+                Colour.GREEN,
+            )
+            return 0
+        terminal.say(f"NO: {len(different) // 2} customers differ", Colour.RED)
+        for line in different[:_MOST_DIFFERENCES]:
+            terminal.say(shorten(line))
+        if len(different) > _MOST_DIFFERENCES:
+            terminal.say(f"and {len(different) - _MOST_DIFFERENCES} more lines")
+        self._show_logs(list(self._pair.processes))
+        return 1
+
+    def _stay(self) -> None:
+        """Leave everything running until a signal comes, or something ends."""
+        self._terminal.title("Everything stays up", "Ctrl-C stops it")
+        for service in self._pair.services:
+            self._terminal.say(f"{service.name:<8} {service.url}/docs")
+        self._terminal.say(f"{'nats':<8} {self._pair.nats.url}, seen from {self._pair.monitor_url}")
+        while True:
+            self._pair.check()
+            time.sleep(_LOOK)
+
+    def _explain(self, error: Exception) -> None:
+        """Say what failed, with the last lines of the logs that may tell why."""
+        if isinstance(error, httpx.TransportError):
+            error = self._dead() or error
+        self._terminal.title("It failed")
+        self._terminal.say(str(error) or type(error).__name__, Colour.RED)
+        process = error.process if isinstance(error, FailedError) else None
+        self._show_logs([process] if process else list(self._pair.processes))
+
+    def _dead(self) -> FailedError | None:
+        """What has ended; its end may be noticed a moment later than the answer that is missing."""
+        try:
+            with suppress(TimeoutError):
+                self._pair.wait_until(lambda: False, what="an end", limit=_NOTICE)
+        except FailedError as error:
+            return error
+        return None
+
+    def _show_logs(self, processes: list[Process]) -> None:
+        for process in processes:
+            self._terminal.title(f"The last lines of {process.log_file.relative_to(ROOT)}")
+            for line in process.last_lines(_LAST_LINES):
+                self._terminal.say(shorten(line))
+
+    def _close(self, status: int, seconds: float) -> None:
+        folder = self._pair.folder
+        failed = status not in (0, _INTERRUPTED)
+        if not failed:
+            remove(folder)
+        self._terminal.title(
+            f"{'Failed' if failed else 'Stopped'} after {seconds:.1f} s",
+            f"{folder.relative_to(ROOT)} is {'kept' if failed else 'removed'}",
+        )
 
 
 if __name__ == "__main__":

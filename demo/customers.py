@@ -95,13 +95,14 @@ def both_sides(pair: Pair) -> Iterator[tuple[Side, Side]]:
 
 
 def differences(left: Side, right: Side) -> list[str]:
-    """One line for each customer that the two services do not show alike; empty: they agree."""
+    """Two lines for each customer that the services do not show alike; none: they agree."""
     ours, theirs = left.customers(), right.customers()
     lines = []
     for customer_id in sorted(ours.keys() | theirs.keys()):
         here, there = ours.get(customer_id), theirs.get(customer_id)
         if here != there:
-            lines.append(f"{customer_id}  {left.name}: {_shown(here)}  {right.name}: {_shown(there)}")
+            lines.append(f"{left.name:<8}{customer_id}  {_shown(here)}")
+            lines.append(f"{right.name:<8}{customer_id}  {_shown(there)}")
     return lines
 
 

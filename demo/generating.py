@@ -32,9 +32,7 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | dict(settings)
 
 
-def generate(
-    into: Path, *, name: str, peer: str, database: str, parts: Mapping[str, Path]
-) -> Path:
+def generate(into: Path, *, name: str, peer: str, database: str, parts: Mapping[str, Path]) -> Path:
     """Generate the service `name` in the folder `into`; return the service's own folder."""
     home = into / f".{name}-home"  # where cookiecutter remembers answers
     home.mkdir(parents=True)

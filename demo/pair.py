@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import httpx
 from tests.servers import NatsServer, PostgresServer, free_port
@@ -30,6 +30,7 @@ STREAM = f"{ENV}-jetstream-bridge-stream"
 _START_LIMIT = 60.0  # seconds; a busy machine needs several
 _STOP_LIMIT = 30.0  # seconds; a service ends itself by force before
 _MIGRATE_LIMIT = 60.0  # seconds
+_ANSWER = 5.0  # seconds
 _PAUSE = 0.01  # seconds between two looks
 
 
@@ -51,12 +52,41 @@ class Service:
     database_url: str
     url: str
     worker_url: str
+    environment: Mapping[str, str]
     api: Process
     worker: Process
 
     @property
     def processes(self) -> tuple[Process, Process]:
         return (self.api, self.worker)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A stream as nats-server itself reports it."""
+
+    name: str
+    subjects: frozenset[str]
+    messages: int  # not acknowledged yet
+    stored: int  # ever
+    in_hand: dict[str, int]  # by the name of the consumer: delivered, and not acknowledged yet
+
+
+def streams(monitor_url: str) -> list[Stream]:
+    """All streams of the server whose monitoring answers at `monitor_url`."""
+    wanted = {"consumers": "true", "config": "true"}
+    answer = httpx.get(f"{monitor_url}/jsz", params=wanted, timeout=_ANSWER).json()
+    return [
+        Stream(
+            name=found["name"],
+            subjects=frozenset(found["config"]["subjects"]),
+            messages=found["state"]["messages"],
+            stored=found["state"]["last_seq"],
+            in_hand={c["name"]: c["num_ack_pending"] for c in found.get("consumer_detail") or []},
+        )
+        for account in answer.get("account_details") or []
+        for found in account.get("stream_detail") or []
+    ]
 
 
 class Pair:
@@ -114,12 +144,12 @@ class Pair:
         """Bring both databases to the newest version of their tables."""
         migrations = [self._migration(service).start() for service in self.services]
         try:
+            self.wait_until(
+                lambda: all(not migration.is_running for migration in migrations),
+                what="the end of the migrations",
+                limit=_MIGRATE_LIMIT,
+            )
             for migration in migrations:
-                self.wait_until(
-                    lambda migration=migration: migration.status is not None,
-                    what=f"the end of {migration.name}",
-                    limit=_MIGRATE_LIMIT,
-                )
                 if migration.status != 0:
                     raise FailedError(f"{migration.name} failed", process=migration)
         finally:
@@ -150,7 +180,7 @@ class Pair:
         def ready() -> bool:
             nonlocal answer
             with suppress(httpx.TransportError):
-                response = httpx.get(f"{url}/readyz", timeout=5)
+                response = httpx.get(f"{url}/readyz", timeout=_ANSWER)
                 answer = response.text
                 return response.status_code == 200
             return False
@@ -160,8 +190,10 @@ class Pair:
         except TimeoutError as error:
             raise FailedError(f"{error}; /readyz: {answer}", process=process) from None
 
-    def wait_until(self, condition: Callable[[], object], *, what: str, limit: float) -> None:
-        """Return as soon as `condition()` holds.
+    def wait_until(
+        self, condition: Callable[[], object], *, what: str, limit: float, pause: float = _PAUSE
+    ) -> None:
+        """Return as soon as `condition()` holds, looking every `pause` seconds.
 
         Raises `TimeoutError` that names `what` after `limit` seconds, and `FailedError` when
         something has ended that should run.
@@ -171,7 +203,7 @@ class Pair:
             self.check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{what} did not come about within {limit:g} s")
-            time.sleep(_PAUSE)
+            time.sleep(pause)
 
     def check(self) -> None:
         """Raise `FailedError` if something has ended that should run."""
@@ -185,17 +217,14 @@ class Pair:
         if self.postgres is not None and self._nats_wanted and not self.postgres.is_running:
             raise FailedError(f"PostgreSQL ended by itself; its log is {self.postgres.log_file}")
 
-    def stream(self) -> dict[str, Any] | None:
-        """The stream as nats-server itself reports it, its consumers included; None: no stream."""
-        answer = httpx.get(
-            f"{self.monitor_url}/jsz", params={"consumers": "true", "config": "true"}, timeout=5
-        ).json()
-        for account in answer.get("account_details") or []:
-            for stream in account.get("stream_detail") or []:
-                if stream["name"] == STREAM:
-                    found: dict[str, Any] = stream
-                    return found
-        return None
+    def stream(self) -> Stream:
+        """The one stream that both services share."""
+        [stream] = streams(self.monitor_url)
+        return stream
+
+    def in_hand(self, service: Service) -> int:
+        """How many events the service's worker has been given and has not acknowledged."""
+        return self.stream().in_hand[f"{ENV}-{service.name}-workers"]
 
     def stop(self) -> None:
         """Stop all of it, in the reverse order of its start."""
@@ -252,6 +281,7 @@ class Pair:
             database_url=database_url,
             url=f"http://127.0.0.1:{port}",
             worker_url=f"http://127.0.0.1:{worker_port}",
+            environment=environment,
             api=process("api", *api),
             worker=process("worker", "app.worker"),
         )
@@ -274,7 +304,7 @@ class Pair:
             f"migration of {service.name}",
             [sys.executable, "-m", "alembic", "upgrade", "head"],
             folder=service.folder,
-            environment=self._environment(service.database_url, worker_port=1),
+            environment=service.environment,
             log_file=self.folder / f"{service.name}-migration.log",
         )
 

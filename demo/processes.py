@@ -24,14 +24,12 @@ class Process:
         folder: Path,
         environment: Mapping[str, str],
         log_file: Path,
-        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.name = name
         self.log_file = log_file
         self._command = list(command)
         self._folder = folder
         self._environment = dict(environment)
-        self._stdin = stdin
         self._running: subprocess.Popen[bytes] | None = None
 
     @property
@@ -55,19 +53,12 @@ class Process:
                 self._command,
                 cwd=self._folder,
                 env=self._environment,
-                stdin=self._stdin,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         return self
-
-    def tell(self, text: str) -> None:
-        """Write to the standard input of a process that was given one, and close it."""
-        stdin = self._started().stdin
-        assert stdin is not None, f"{self.name} has no standard input"
-        stdin.write(text.encode())
-        stdin.close()
 
     def stop(self, *, grace: float) -> int | None:
         """Ask the process to end (SIGTERM), or kill it after `grace` seconds; return its status.
@@ -79,6 +70,10 @@ class Process:
     def kill(self) -> int | None:
         """End the process at once, as `kill -9` does."""
         return self._end(signal.SIGKILL, None)
+
+    def freeze(self) -> None:
+        """Stop the process in the midst of whatever it does (SIGSTOP)."""
+        self._started().send_signal(signal.SIGSTOP)
 
     def send_kill(self) -> None:
         """Have the process end, and leave it to `stop`, which may be waiting, to notice."""
@@ -99,8 +94,6 @@ class Process:
         if self._running is None:
             return None
         process = self._running
-        if process.stdin is not None:
-            process.stdin.close()
         process.send_signal(how)  # to one that has ended already, it is nothing
         try:
             status = process.wait(grace)

@@ -7,6 +7,7 @@ import sys
 from enum import IntEnum
 
 WIDTH = 100  # columns
+_INDENT = "  "
 
 
 class Colour(IntEnum):
@@ -23,11 +24,18 @@ class Terminal:
         self._colourful = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def title(self, text: str, aside: str = "") -> None:
-        """Begin a part; `aside` explains its figures."""
-        print(f"\n{self._in(Colour.BOLD, text)}  {self._in(Colour.DIM, aside)}".rstrip(), flush=True)
+        """Begin a part; `aside` says more about it."""
+        more = f" {self._in(Colour.DIM, f'({aside})')}" if aside else ""
+        print(f"\n{self._in(Colour.BOLD, text)}{more}", flush=True)
 
     def say(self, text: str, colour: Colour | None = None) -> None:
-        print(f"  {self._in(colour, text) if colour else text}", flush=True)
+        print(f"{_INDENT}{self._in(colour, text) if colour else text}", flush=True)
 
     def _in(self, colour: Colour, text: str) -> str:
         return f"\x1b[{colour}m{text}\x1b[0m" if self._colourful and text else text
+
+
+def shorten(line: str) -> str:
+    """Cut `line` to what fits beside the indent."""
+    room = WIDTH - len(_INDENT)
+    return line if len(line) <= room else f"{line[: room - 3]}..."

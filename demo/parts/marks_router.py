@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from app.database import SessionDep
+from app.events import EventsDep
 from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlmodel import text
-
-from app.database import SessionDep
-from app.events import EventsDep
 
 router = APIRouter(prefix="/marks", tags=["marks"])
 

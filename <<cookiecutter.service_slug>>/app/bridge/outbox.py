@@ -15,9 +15,9 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     CheckConstraint,
     Column,
-    Computed,
     Index,
     Integer,
     SmallInteger,
@@ -55,49 +55,6 @@ class OutboxStatus(StrEnum):
     PUBLISHING = "publishing"
     SENT = "sent"
     FAILED = "failed"
-
-
-class resource_key(ColumnElement[str]):  # noqa: N801 - reads as the SQL function it is
-    """`{resource_type}:{resource_id}` of a row's payload: what its order depends on."""
-
-    type = String()
-    inherit_cache = True
-
-
-class lane_of_resource(ColumnElement[int]):  # noqa: N801
-    """The lane of a row, from 0 to 15: rows of one resource share one."""
-
-    type = SmallInteger()
-    inherit_cache = True
-
-
-_POSTGRES_RESOURCE = (
-    "left(coalesce(payload ->> 'resource_type', '') || ':' "
-    f"|| coalesce(payload ->> 'resource_id', ''), {MAX_RESOURCE})"
-)
-
-
-@compiles(resource_key)
-def _resource(element: resource_key, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return _POSTGRES_RESOURCE
-
-
-@compiles(resource_key, "sqlite")
-def _sqlite_resource(element: resource_key, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return (
-        "substr(coalesce(json_extract(payload, '$.resource_type'), '') || ':' "
-        f"|| coalesce(json_extract(payload, '$.resource_id'), ''), 1, {MAX_RESOURCE})"
-    )
-
-
-@compiles(lane_of_resource)
-def _lane(element: lane_of_resource, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return f"(hashtext({_POSTGRES_RESOURCE}) & {LANES - 1})::smallint"
-
-
-@compiles(lane_of_resource, "sqlite")
-def _sqlite_lane(element: lane_of_resource, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return "0"  # one relay drains an SQLite database, so one lane is enough
 
 
 class json_is_object(ColumnElement[bool]):  # noqa: N801
@@ -166,18 +123,56 @@ class OutboxEvent(SQLModel, table=True):
     last_error: str | None = Field(default=None, sa_column=Column(Text))
     held: bool = Field(default=False, nullable=False, sa_column_kwargs={"server_default": false()})
     retry_at: datetime | None = None
+    # `{resource_type}:{resource_id}` of the payload, what the row's order depends on, and a number
+    # from 0 to 15 that rows of one resource share. A trigger fills both in, whoever inserts.
     resource: str = Field(
-        default=None,
-        sa_column=Column(String(MAX_RESOURCE), Computed(resource_key(), persisted=True)),
+        default="",
+        sa_column=Column(String(MAX_RESOURCE), nullable=False, server_default=text("''")),
     )
     lane: int = Field(
-        default=None,
-        sa_column=Column(SmallInteger, Computed(lane_of_resource(), persisted=True)),
+        default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
     )
     enqueued_at: datetime = Field(default=None, sa_column_kwargs={"server_default": utc_now()})
     sent_at: datetime | None = None
     created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": utc_now()})
     updated_at: datetime = Field(default=None, sa_column_kwargs={"server_default": utc_now()})
+
+
+# A trigger, and not generated columns: PostgreSQL parses the payload for those at each update
+# too, which took a third of the time of marking rows as sent.
+_TRIGGERS = {
+    "postgresql": (
+        f"""
+        CREATE FUNCTION jetstream_outbox_place() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          NEW.resource := left(coalesce(NEW.payload ->> 'resource_type', '') || ':' ||
+                               coalesce(NEW.payload ->> 'resource_id', ''), {MAX_RESOURCE});
+          NEW.lane := hashtext(NEW.resource) & {LANES - 1};
+          RETURN NEW;
+        END $$""",
+        """
+        CREATE TRIGGER jetstream_outbox_place BEFORE INSERT ON jetstream_outbox_events
+          FOR EACH ROW EXECUTE FUNCTION jetstream_outbox_place()""",
+    ),
+    # One relay drains an SQLite database, so one lane is enough.
+    "sqlite": (
+        f"""
+        CREATE TRIGGER jetstream_outbox_place AFTER INSERT ON jetstream_outbox_events
+        BEGIN
+          UPDATE jetstream_outbox_events SET resource =
+            substr(coalesce(json_extract(NEW.payload, '$.resource_type'), '') || ':' ||
+                   coalesce(json_extract(NEW.payload, '$.resource_id'), ''), 1, {MAX_RESOURCE})
+           WHERE id = NEW.id;
+        END""",
+    ),
+}
+for _dialect, _statements in _TRIGGERS.items():
+    for _statement in _statements:
+        event.listen(
+            SQLModel.metadata.tables["jetstream_outbox_events"],
+            "after_create",
+            DDL(_statement.replace("%", "%%")).execute_if(dialect=_dialect),
+        )
 
 
 class OutboxLane(SQLModel, table=True):

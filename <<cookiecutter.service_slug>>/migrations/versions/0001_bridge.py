@@ -19,19 +19,30 @@ depends_on = None
 
 _LANES = 16
 
-_RESOURCE = {
+_PLACE = {
     "postgresql": (
-        "left(coalesce(payload ->> 'resource_type', '') || ':' "
-        "|| coalesce(payload ->> 'resource_id', ''), 255)"
+        """
+        CREATE FUNCTION jetstream_outbox_place() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          NEW.resource := left(coalesce(NEW.payload ->> 'resource_type', '') || ':' ||
+                               coalesce(NEW.payload ->> 'resource_id', ''), 255);
+          NEW.lane := hashtext(NEW.resource) & 15;
+          RETURN NEW;
+        END $$""",
+        """
+        CREATE TRIGGER jetstream_outbox_place BEFORE INSERT ON jetstream_outbox_events
+          FOR EACH ROW EXECUTE FUNCTION jetstream_outbox_place()""",
     ),
     "sqlite": (
-        "substr(coalesce(json_extract(payload, '$.resource_type'), '') || ':' "
-        "|| coalesce(json_extract(payload, '$.resource_id'), ''), 1, 255)"
+        """
+        CREATE TRIGGER jetstream_outbox_place AFTER INSERT ON jetstream_outbox_events
+        BEGIN
+          UPDATE jetstream_outbox_events SET resource =
+            substr(coalesce(json_extract(NEW.payload, '$.resource_type'), '') || ':' ||
+                   coalesce(json_extract(NEW.payload, '$.resource_id'), ''), 1, 255)
+           WHERE id = NEW.id;
+        END""",
     ),
-}
-_LANE = {
-    "postgresql": f"(hashtext({_RESOURCE['postgresql']}) & {_LANES - 1})::smallint",
-    "sqlite": "0",
 }
 _PAYLOAD_IS_OBJECT = {
     "postgresql": "json_typeof(payload) = 'object'",
@@ -59,6 +70,8 @@ def downgrade() -> None:
         "jetstream_outbox_events",
     ):
         op.drop_table(table)
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION jetstream_outbox_place")
 
 
 def _create_outbox(dialect: str) -> None:
@@ -75,8 +88,8 @@ def _create_outbox(dialect: str) -> None:
         sa.Column("last_error", sa.Text()),
         sa.Column("held", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.Column("retry_at", sa.DateTime(timezone=True)),
-        sa.Column("resource", sa.String(255), sa.Computed(_RESOURCE[dialect], persisted=True)),
-        sa.Column("lane", sa.SmallInteger(), sa.Computed(_LANE[dialect], persisted=True)),
+        sa.Column("resource", sa.String(255), nullable=False, server_default=sa.text("''")),
+        sa.Column("lane", sa.SmallInteger(), nullable=False, server_default=sa.text("0")),
         _moment("enqueued_at", dialect),
         sa.Column("sent_at", sa.DateTime(timezone=True)),
         _moment("created_at", dialect),
@@ -92,6 +105,8 @@ def _create_outbox(dialect: str) -> None:
     _partial_index(table, "held", ["resource", "id"], "held")
     _partial_index(table, "retry_at", ["lane", "retry_at"], "retry_at IS NOT NULL")
     _partial_index(table, "failed", ["id"], "status = 'failed'")
+    for statement in _PLACE[dialect]:
+        op.execute(statement)
 
 
 def _create_lanes() -> None:
