@@ -18,10 +18,10 @@ from types import TracebackType
 from typing import Literal, Self
 
 import httpx
-from tests.servers import NatsServer, PostgresServer, free_port
 
 from demo.generating import MARKS, clean_environment, generate
 from demo.processes import Process
+from demo.servers import NatsServer, PostgresServer, free_port
 
 DatabaseKind = Literal["sqlite", "postgresql"]
 ENV = "demo"

@@ -15,7 +15,6 @@ from itertools import pairwise
 
 import httpx
 import pytest
-from tests.servers import NatsServer, free_port
 from two_services import (
     DEAD_LETTERS,
     DURABLES,
@@ -32,6 +31,7 @@ from two_services import (
 
 from demo.customers import Side, both_sides, differences
 from demo.pair import ENV, STREAM, DatabaseKind, Pair, streams
+from demo.servers import NatsServer, free_port
 
 OUTAGE = float(os.environ.get("OUTAGE_SECONDS", "8"))
 ARRIVAL = 30.0  # seconds; it takes far less on a machine that has nothing else to do
@@ -206,9 +206,7 @@ async def test_what_no_handler_can_take_is_retried_and_put_aside_and_harms_no_ot
     assert len(waited) == len(PAUSES)
     assert all(time >= 0.85 * pause for time, pause in zip(waited, PAUSES, strict=True))
     assert waited == sorted(waited)
-    assert (
-        await asyncio.to_thread(number, billing.service, "marks", f"event_id = '{event_id}'") == 0
-    )
+    assert await asyncio.to_thread(number, billing.service, "marks", _is(event_id)) == 0
     await asyncio.to_thread(_wait_for_empty_queue, pair)
 
 
@@ -229,8 +227,8 @@ def test_what_is_not_committed_is_not_announced_and_not_answered_as_done(
     before = billing.marks()[0]
     make_marks(orders, 1)
     _wait_for_effects(pair, billing, before + 1)
-    assert number(orders.service, OUTBOX, f"event_id = '{event_id}'") == 0
-    assert number(billing.service, "marks", f"event_id = '{event_id}'") == 0
+    assert number(orders.service, OUTBOX, _is(event_id)) == 0
+    assert number(billing.service, "marks", _is(event_id)) == 0
     assert number(orders.service, "pledges") == 0
 
 
@@ -312,6 +310,10 @@ def _change_customers(orders: Side, billing: Side) -> None:
     for customer in made[90:]:
         orders.delete(customer)
     billing.create("From the other side")
+
+
+def _is(event_id: str) -> str:
+    return f"event_id = '{event_id}'"
 
 
 def _wait_for_agreement(

@@ -1,0 +1,16 @@
+"""The servers that the template tests its services on, for use outside a service.
+
+They stand in the template, whose folder is made importable here, behind everything else.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from demo import ROOT
+
+sys.path.append(str(ROOT / "<<cookiecutter.service_slug>>"))
+
+from tests.servers import NatsServer, PostgresServer, free_port
+
+__all__ = ["NatsServer", "PostgresServer", "free_port"]
