@@ -75,7 +75,7 @@ class Relay:
         self._unrouted: set[str] = set()
         self._next_maintenance = time.monotonic() + random.uniform(0, MAINTENANCE_EVERY)
         self._cleaned_up_to = 0
-        self.problem: str | None = None  # why nothing goes out now, for readiness
+        self.problem: str | None = "not connected to NATS"  # why nothing goes out now, for readiness
         connection.add_listener(self._on_connection)
 
     def wake(self) -> None:
@@ -241,7 +241,7 @@ class Relay:
     def _report(self, problem: str | None) -> None:
         if problem != self.problem:
             if problem is None:
-                logger.info("relaying again")
+                logger.info("relaying")
             else:
                 logger.warning("relaying stopped: %s", problem)
         self.problem = problem
