@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,9 @@ class WarmStart:
         return status
 
     def close(self) -> None:
-        if self._child is not None:
-            os.kill(self._child, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            if self._child is not None:
+                os.kill(self._child, signal.SIGKILL)
         self._launcher.kill()
         self._launcher.communicate()
 

@@ -15,7 +15,7 @@ NOTES = Path("poison.log")
 
 @consumers.on("poison.made")
 async def refuse(event: Event[dict[str, str]], session: AsyncSession) -> None:
-    _note(event.event_id)
+    _note(event.event_id, event.metadata.deliveries)
     connection = await session.connection()
     await connection.execute(
         text("INSERT INTO marks (event_id, number) VALUES (:event_id, 0)"),
@@ -24,6 +24,6 @@ async def refuse(event: Event[dict[str, str]], session: AsyncSession) -> None:
     raise ValueError("it cannot be digested")
 
 
-def _note(event_id: str) -> None:
+def _note(event_id: str, deliveries: int) -> None:
     with NOTES.open("a") as notes:
-        notes.write(f"{event_id} {time.monotonic()}\n")
+        notes.write(f"{event_id} {deliveries} {time.monotonic()}\n")

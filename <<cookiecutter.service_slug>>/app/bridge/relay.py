@@ -75,7 +75,7 @@ class Relay:
         self._unrouted: set[str] = set()
         self._next_maintenance = time.monotonic() + random.uniform(0, MAINTENANCE_EVERY)
         self._cleaned_up_to = 0
-        self.problem: str | None = "not connected to NATS"  # why nothing goes out now, for readiness
+        self.problem: str | None = "not connected to NATS"  # why nothing goes out
         connection.add_listener(self._on_connection)
 
     def wake(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, insert, text
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.bridge import BridgeConfig, ConnectionOptions
 from app.bridge.inbox import InboxEvent
 from app.bridge.leases import Lease
 from app.bridge.outbox import LANES, OutboxEvent, OutboxLane
@@ -23,6 +25,20 @@ BRIDGE_TABLES = [
 ]
 
 Sessions = async_sessionmaker[AsyncSession]
+
+
+def config(url: str, *, app: str = "orders", peer: str = "billing", **changes: Any) -> BridgeConfig:
+    """Settings of a service under test: back-off and time limits are short."""
+    base = BridgeConfig(
+        app_name=app,
+        destination_app=peer,
+        env="test",
+        connection=ConnectionOptions(urls=(url,)),
+        backoff=(0.2,),
+        publish_timeout=2.0,
+        shutdown_grace=3.0,
+    )
+    return replace(base, **changes)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import nats
@@ -21,15 +21,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.bridge import (
     Bridge,
-    BridgeConfig,
-    ConnectionOptions,
     Consumers,
     Event,
     Publisher,
     Retry,
     Unrecoverable,
 )
-from tests.bridge.support import Sessions, database, envelope, rows
+from tests.bridge.support import Sessions, config, database, envelope, rows
 from tests.servers import NatsServer, PostgresServer
 from tests.waiting import eventually
 
@@ -40,19 +38,6 @@ DURABLE = "test-billing-workers"
 
 class Change(BaseModel):
     n: int
-
-
-def config(url: str, **changes: Any) -> BridgeConfig:
-    base = BridgeConfig(
-        app_name="billing",
-        destination_app="orders",
-        env="test",
-        connection=ConnectionOptions(urls=(url,)),
-        backoff=(0.2,),
-        publish_timeout=2.0,
-        shutdown_grace=3.0,
-    )
-    return replace(base, **changes)
 
 
 @dataclass
@@ -76,7 +61,8 @@ class Service:
 
     @asynccontextmanager
     async def working(self, consumers: Consumers, **changes: Any) -> AsyncIterator[Bridge]:
-        bridge = Bridge(config(self.server.url, **changes), self.sessions, consumers=consumers)
+        settings = config(self.server.url, app="billing", peer="orders", **changes)
+        bridge = Bridge(settings, self.sessions, consumers=consumers)
         async with bridge:
             await eventually(lambda: bridge.checks()["consumers"].ok, what="the worker is ready")
             yield bridge
@@ -606,7 +592,13 @@ async def test_stop_hands_back_at_once_what_was_not_begun(service: Service) -> N
 
     await service.send_many(6, resources=6)
     first = Bridge(
-        config(service.server.url, worker_concurrency=1, worker_batch_size=1),
+        config(
+            service.server.url,
+            app="billing",
+            peer="orders",
+            worker_concurrency=1,
+            worker_batch_size=1,
+        ),
         service.sessions,
         consumers=consumers,
     )
@@ -658,7 +650,13 @@ async def test_exclusive_workers_take_turns(service: Service) -> None:
         await insert(session, event.payload.n)
         running -= 1
 
-    settings = config(service.server.url, worker_exclusive=True, worker_concurrency=1)
+    settings = config(
+        service.server.url,
+        app="billing",
+        peer="orders",
+        worker_exclusive=True,
+        worker_concurrency=1,
+    )
     first = Bridge(settings, service.sessions, consumers=consumers)
     second = Bridge(settings, service.sessions, consumers=consumers)
     async with second:

@@ -9,8 +9,8 @@ import pytest
 
 from app.bridge import Bridge, BridgeConfig, ConnectionOptions
 from app.bridge.errors import InvalidEventError, InvalidSubjectError
-from tests.bridge.support import Sessions, database, rows
-from tests.bridge.test_relay import config, stored
+from tests.bridge.support import Sessions, config, database, rows
+from tests.bridge.test_relay import stored
 from tests.servers import NatsServer
 
 NOWHERE = ConnectionOptions(urls=("nats://127.0.0.1:1",))

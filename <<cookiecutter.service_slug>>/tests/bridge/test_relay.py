@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import nats
@@ -14,26 +13,13 @@ from nats.js.api import RawStreamMsg, StreamConfig
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.bridge import Bridge, BridgeConfig, ConnectionOptions
-from tests.bridge.support import database, enqueue, envelope, rows, scalar
+from app.bridge import Bridge
+from tests.bridge.support import config, database, enqueue, envelope, rows, scalar
 from tests.servers import NatsServer
 from tests.waiting import eventually
 
 SUBJECT = "test.orders.sync.billing"
 STREAM = "test-jetstream-bridge-stream"
-
-
-def config(url: str, **changes: Any) -> BridgeConfig:
-    base = BridgeConfig(
-        app_name="orders",
-        destination_app="billing",
-        env="test",
-        connection=ConnectionOptions(urls=(url,)),
-        backoff=(0.2,),
-        publish_timeout=2.0,
-        shutdown_grace=3.0,
-    )
-    return replace(base, **changes)
 
 
 async def stored(url: str, stream: str = STREAM) -> list[RawStreamMsg]:
@@ -58,11 +44,17 @@ async def counts(engine: AsyncEngine) -> dict[str, int]:
     return {row[0]: row[1] for row in found}
 
 
-def all_sent(engine: AsyncEngine, number: int) -> Any:
-    async def sent() -> bool:
-        return await counts(engine) == {"sent": number}
+def settled(engine: AsyncEngine, **expected: int) -> Callable[[], Awaitable[bool]]:
+    """A condition: so many rows have each of these statuses, and no row another one."""
 
-    return sent
+    async def condition() -> bool:
+        return await counts(engine) == expected
+
+    return condition
+
+
+def all_sent(engine: AsyncEngine, number: int) -> Callable[[], Awaitable[bool]]:
+    return settled(engine, sent=number)
 
 
 def many(number: int, *, resources: int) -> list[dict[str, str]]:
@@ -214,10 +206,7 @@ async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_o
             await eventually(blocked, what="the refused event and its followers are held")
             assert "other" in await ids(nats_server.url)
 
-            async def settled() -> bool:
-                return await counts(engine) == {"failed": 1, "sent": 6}
-
-            await eventually(settled)
+            await eventually(settled(engine, failed=1, sent=6))
         [failed] = await rows(
             engine,
             "SELECT event_id, attempts, last_error FROM jetstream_outbox_events "
@@ -255,11 +244,7 @@ async def test_an_event_larger_than_the_server_takes_fails_and_harms_nothing(
         settings = config(nats_server.url, outbox_max_attempts=1)
         bridge = Bridge(settings, sessions, relay=True)
         async with bridge:
-
-            async def settled() -> bool:
-                return await counts(engine) == {"failed": 1, "sent": 1}
-
-            await eventually(settled)
+            await eventually(settled(engine, failed=1, sent=1))
             assert bridge.connection.generation == 1
         error = await scalar(
             engine, "SELECT last_error FROM jetstream_outbox_events WHERE status = 'failed'"
@@ -277,11 +262,7 @@ async def test_a_subject_without_a_stream_counts_against_the_event_only(
         await enqueue(engine, many(5, resources=5), subject=SUBJECT)
         settings = config(nats_server.url, outbox_max_attempts=2)
         async with Bridge(settings, sessions, relay=True):
-
-            async def settled() -> bool:
-                return await counts(engine) == {"failed": 1, "sent": 5}
-
-            await eventually(settled)
+            await eventually(settled(engine, failed=1, sent=5))
         error = await scalar(
             engine, "SELECT last_error FROM jetstream_outbox_events WHERE status = 'failed'"
         )
@@ -315,11 +296,7 @@ async def test_an_ack_of_another_stream_does_not_count(
             engine, [{"event_id": "e", "payload": envelope("e")}], subject="foreign.subject"
         )
         async with Bridge(config(nats_server.url, outbox_max_attempts=1), sessions, relay=True):
-
-            async def failed() -> bool:
-                return await counts(engine) == {"failed": 1}
-
-            await eventually(failed)
+            await eventually(settled(engine, failed=1))
         error = await scalar(engine, "SELECT last_error FROM jetstream_outbox_events")
         assert "stored by stream 'other'" in error
 
