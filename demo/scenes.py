@@ -207,7 +207,7 @@ class Demo:
         duration = time.monotonic() - answered
         self.times.append(duration)
         self.events += 1
-        way = f"{side.name:>7} -> nats -> {other.name:<7}"
+        way = f"{side.name:<7} -> nats -> {other.name:<7}"
         self.terminal.say(
             f"{way}  customer.{what}  {name:<20} version {version} {duration * 1000:>9.0f} ms"
         )

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -26,6 +26,8 @@ from sqlalchemy.pool import NullPool
 from demo.customers import Side
 from demo.generating import MARKS
 from demo.pair import ENV, Pair, Service
+from demo.processes import Process
+from demo.servers import free_port
 
 _PARTS = Path(__file__).with_name("parts")
 PARTS = MARKS | {
@@ -99,11 +101,16 @@ def make_marks(side: Side, how_many: int) -> list[str]:
 
 
 class WarmStart:
-    """Runs one module of a service again and again, each time at once."""
+    """Runs one of a pair's processes again and again, each time at once."""
 
-    def __init__(self, service: Service, log_file: Path) -> None:
-        self._service = service
-        with log_file.open("ab") as log:
+    def __init__(self, service: Service, process: Process) -> None:
+        self.process = process  # as which it is known; it is not started
+        self.url = ""
+        self._is_api = process is service.api
+        # Uvicorn ends in order and then hands the signal on.
+        self.good_statuses = (0, -signal.SIGTERM) if self._is_api else (0,)
+        self._child: int | None = None
+        with process.log_file.open("ab") as log:
             self._launcher = subprocess.Popen(
                 [sys.executable, str(_PARTS / "warm_start.py")],
                 cwd=service.folder,
@@ -114,13 +121,17 @@ class WarmStart:
                 text=True,
                 start_new_session=True,
             )
-        self._child: int | None = None
 
     def wait_warm(self) -> None:
-        assert self._answer() == "warm"
+        answer = self._answer()
+        assert answer == "warm", self.process.last_lines(10)
 
-    def order(self, *arguments: str, **environment: str) -> None:
-        """Have the module start now."""
+    def order(self, nats_url: str) -> None:
+        """Have it start now."""
+        port = str(free_port())
+        self.url = f"http://127.0.0.1:{port}"
+        arguments = ("uvicorn", "app.main:app", "--port", port) if self._is_api else ("app.worker",)
+        environment = {"NATS_URLS": nats_url, "WORKER_PORT": port}
         assert self._launcher.stdin is not None
         order = {"arguments": arguments, "environment": environment}
         self._launcher.stdin.write(f"{json.dumps(order)}\n")
@@ -152,15 +163,15 @@ class WarmStart:
 
 
 @contextmanager
-def warm_starts(pair: Pair, starts: Mapping[str, Service]) -> Iterator[dict[str, WarmStart]]:
-    """A `WarmStart` by each name, all ready to go."""
-    made = {
-        name: WarmStart(service, pair.folder / f"{name}.log") for name, service in starts.items()
-    }
+def warm_starts(pair: Pair) -> Iterator[list[WarmStart]]:
+    """A `WarmStart` for each process of the pair, all ready to go."""
+    made = [
+        WarmStart(service, process) for service in pair.services for process in service.processes
+    ]
     try:
-        for start in made.values():
+        for start in made:
             start.wait_warm()
         yield made
     finally:
-        for start in made.values():
+        for start in made:
             start.close()

@@ -7,6 +7,7 @@ the same instant: when their lines are written.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import runpy
@@ -14,8 +15,12 @@ import sys
 
 from app.consumers import load_consumers
 
+IMPORTED = ("uvicorn", "app.main", "app.worker")
+
 
 def main() -> None:
+    for name in IMPORTED:
+        importlib.import_module(name)
     load_consumers()
     print("warm", flush=True)
     for line in sys.stdin:
@@ -32,7 +37,6 @@ def _run(arguments: list[str], environment: dict[str, str]) -> None:
     os.dup2(2, 1)  # the pipe is the parent's
     os.environ.update(environment)
     sys.argv = arguments
-    del sys.modules["app.worker"]  # it is run under another name
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
     sys.exit()
 

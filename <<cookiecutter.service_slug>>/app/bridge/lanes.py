@@ -62,7 +62,7 @@ class Settlement:
     retries: list[Retry] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     held: list[int] = field(default_factory=list)  # followers of a row that is waiting
-    released: list[str] = field(default_factory=list)  # resources whose followers may go on
+    released: set[str] = field(default_factory=set)  # resources whose followers may go on
 
 
 class Claim(Protocol):
@@ -181,7 +181,13 @@ _FAIL = text("""
        SET status = 'failed', attempts = :attempts, last_error = :error,
            held = false, retry_at = NULL, updated_at = CURRENT_TIMESTAMP
      WHERE id = :id""")
-_HOLD = text("UPDATE jetstream_outbox_events SET held = true WHERE id = :id")
+_HOLD = {
+    "postgresql": text("""
+        UPDATE jetstream_outbox_events SET held = true WHERE id = ANY(CAST(:ids AS bigint[]))"""),
+    "sqlite": text("""
+        UPDATE jetstream_outbox_events SET held = true
+         WHERE id IN (SELECT value FROM json_each(:ids))"""),
+}
 _RELEASE = text("""
     UPDATE jetstream_outbox_events SET held = false
      WHERE id IN (SELECT id FROM jetstream_outbox_events
@@ -221,11 +227,15 @@ _DELETE = {
 }
 
 
+def _ids(dialect: str, ids: list[int]) -> dict[str, object]:
+    """One parameter for any number of ids: an array, or JSON where there are no arrays."""
+    return {"ids": ids if dialect == "postgresql" else json.dumps(ids)}
+
+
 async def _write(connection: AsyncConnection, settlement: Settlement, sent: TextClause) -> None:
     dialect = connection.dialect.name
     if settlement.sent:
-        ids = settlement.sent if dialect == "postgresql" else json.dumps(settlement.sent)
-        await connection.execute(sent, {"ids": ids})
+        await connection.execute(sent, _ids(dialect, settlement.sent))
     if settlement.retries:
         await connection.execute(
             _RETRY[dialect],
@@ -248,13 +258,13 @@ async def _write(connection: AsyncConnection, settlement: Settlement, sent: Text
             ],
         )
     if settlement.held:
-        await connection.execute(_HOLD, [{"id": id_} for id_ in settlement.held])
+        await connection.execute(_HOLD[dialect], _ids(dialect, settlement.held))
     if settlement.released:
         await connection.execute(
             _RELEASE,
             [
                 {"resource": resource, "portion": RELEASE_PORTION}
-                for resource in settlement.released
+                for resource in sorted(settlement.released)
             ],
         )
 
@@ -268,15 +278,14 @@ async def _delete_sent(engine: AsyncEngine, older_than: float, after: int, limit
         rows = portion.all()
         ids = [row.id for row in rows if row.sent and row.old]
         if ids:
-            parameter = ids if dialect == "postgresql" else json.dumps(ids)
-            await connection.execute(_DELETE[dialect], {"ids": parameter})
+            await connection.execute(_DELETE[dialect], _ids(dialect, ids))
     reached_the_young = any(row.sent and not row.old for row in rows)
     return 0 if reached_the_young or len(rows) < limit else int(rows[-1].id)
 
 
 async def _release_orphans(engine: AsyncEngine) -> int:
     async with engine.begin() as connection:
-        resources = list((await connection.execute(_ORPHANS)).scalars())
+        resources = set((await connection.execute(_ORPHANS)).scalars())
         if resources:
             await _write(connection, Settlement(released=resources), _PG_SENT)
         return len(resources)

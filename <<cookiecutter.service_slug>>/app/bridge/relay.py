@@ -189,7 +189,7 @@ class Relay:
                 if message.outcome is Outcome.STORED:
                     settlement.sent.append(row.id)
                     if row.first_held is not None:
-                        settlement.released.append(row.resource)
+                        settlement.released.add(row.resource)
                     continue
                 if message.outcome is Outcome.REFUSED or (
                     message.outcome is Outcome.UNROUTED and row.subject in self._unrouted
@@ -212,7 +212,7 @@ class Relay:
         log = {"event_id": row.event_id, "subject": row.subject, "attempts": attempts}
         if attempts >= self._settings.max_attempts:
             settlement.failures.append(Failure(row.id, attempts, error))
-            settlement.released.append(row.resource)
+            settlement.released.add(row.resource)
             logger.error("event failed: %s", error, extra=log)
         else:
             delay = self._settings.backoff.delay(attempts)

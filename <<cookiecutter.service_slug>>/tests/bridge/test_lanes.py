@@ -151,7 +151,7 @@ async def test_a_row_that_must_wait_is_out_of_sight_until_it_is_due(database_url
         async with lanes.claim(10) as claim:
             assert sorted(claimed(claim)) == ["e0", "late0"]
             [head] = [row for row in claim.rows if row.event_id == "e0"]
-            await claim.settle(Settlement(sent=[head.id], released=[head.resource]))
+            await claim.settle(Settlement(sent=[head.id], released={head.resource}))
         async with lanes.claim(10) as claim:
             assert claimed(claim) == ["e1", "e2", "late0"]
 
@@ -166,7 +166,7 @@ async def test_a_failed_row_keeps_its_error_and_frees_its_followers(database_url
             await claim.settle(settlement)
         async with lanes.claim(10) as claim:
             await claim.settle(
-                Settlement(failures=[Failure(known["e0"], 2, "E" * 5000)], released=["order:0"])
+                Settlement(failures=[Failure(known["e0"], 2, "E" * 5000)], released={"order:0"})
             )
         [failed] = await rows(
             engine,
