@@ -95,6 +95,7 @@ class Process:
             return None
         process = self._running
         process.send_signal(how)  # to one that has ended already, it is nothing
+        process.send_signal(signal.SIGCONT)  # a frozen one would not notice
         try:
             status = process.wait(grace)
         except subprocess.TimeoutExpired:

@@ -70,7 +70,14 @@ def _without_uvicorns_colours(_logger: object, _method: str, entry: EventDict) -
 
 def _rendering(log_format: LogFormat) -> list[Processor]:
     if log_format == "console":
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # The default, where rich is installed, shows every local variable, secrets included, and
+        # takes seconds for a traceback through SQLAlchemy.
+        return [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        ]
     return [
         structlog.processors.format_exc_info,
         structlog.processors.JSONRenderer(ensure_ascii=False),
@@ -81,6 +88,8 @@ def _reroute_uvicorn() -> None:
     """Uvicorn gives its loggers handlers of their own before it loads the application."""
     for name in _UVICORN_LOGGERS:
         logger = logging.getLogger(name)
+        if not logger.handlers and not logger.propagate:
+            continue  # silenced by `--no-access-log`
         logger.handlers = []
         logger.propagate = True
         logger.setLevel(logging.NOTSET)
