@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 PREFIX = "$JS.API."
 _NAMES_PAGE, _LIST_PAGE = 1024, 256
 _SUBJECTS_PAGE = 100_000
+_LIMITS = (
+    "max_memory",
+    "max_storage",
+    "max_streams",
+    "max_consumers",
+    "max_ack_pending",
+    "memory_max_stream_bytes",
+    "storage_max_stream_bytes",
+)
+_WITHOUT_BODY = frozenset({"STREAM.DELETE", "CONSUMER.INFO", "CONSUMER.DELETE"})
 
 Call = Callable[[Sequence[str], Json], Json]
 
@@ -70,7 +80,10 @@ class Api:
         kind = operation.replace(".DURABLE", "").replace(".", "_").lower()
         answer: Json = {"type": f"io.nats.jetstream.api.v1.{kind}_response"}
         try:
-            answer |= self._calls[operation](names, _read(payload))
+            request = _read(payload)
+            if request and operation in _WITHOUT_BODY:
+                raise ApiFault(400, 10038, "expected an empty request payload")
+            answer |= self._calls[operation](names, request)
         except ApiFault as fault:
             answer["error"] = fault.as_json()
             self._server.api_errors += 1
@@ -86,7 +99,9 @@ class Api:
             if operation.startswith("STREAM"):
                 stream_config.stream_config(request)
                 return
-            config = consumer_config.consumer_config(request["config"], names[-1])
+            if not request["config"].get("durable_name"):
+                raise NotSimulated("a consumer that is not durable")
+            config = consumer_config.consumer_config(request["config"], names[1])
             stream = self._server.streams.get(names[0])
             if stream is not None and names[1] not in stream.consumers:
                 if stream.is_work_queue:
@@ -209,8 +224,14 @@ class Api:
         if stream.config["deny_delete"]:
             raise ApiFault(500, 10057, "message delete not permitted")
         stream.prune()
-        if not stream.remove(request.get("seq", 0)):
-            raise ApiFault(500, 10057, "no message found")
+        seq = request.get("seq", 0)
+        if not seq:
+            raise bad_request()
+        first, last = stream.first_and_last()
+        if not stream.remove(seq):
+            if first < seq < last:
+                raise ApiFault(400, 10043, f"sequence {seq} not found")
+            raise ApiFault(500, 10057, "stream store EOF" if seq > last else "no message found")
         return {"success": True}
 
     def _stream(self, name: str) -> MockStream:
@@ -235,8 +256,6 @@ class Api:
         stream = self._stream(names[0])
         asked = request.get("config") or {}
         name = asked.get("durable_name") or asked.get("name")
-        if not asked.get("durable_name"):
-            raise NotSimulated("a consumer that is not durable")
         if len(names) < 2 or name != names[1]:
             text = "consumer name in subject does not match durable name in request"
             raise ApiFault(400, 10017, text)
@@ -299,9 +318,7 @@ class Api:
 
     def _account(self) -> Json:
         streams = self._server.streams.values()
-        limits = dict.fromkeys(
-            ("max_memory", "max_storage", "max_streams", "max_consumers", "max_ack_pending"), -1
-        )
+        limits: Json = {**dict.fromkeys(_LIMITS, -1), "max_bytes_required": False}
         return {
             "type": "io.nats.jetstream.api.v1.account_info_response",
             "memory": 0,

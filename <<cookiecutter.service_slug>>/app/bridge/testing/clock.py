@@ -75,7 +75,8 @@ class VirtualClock:
     @property
     def elapsed(self) -> float:
         """Seconds since the clock was put in."""
-        return self._now - self._began
+        elapsed: float = self._now - self._began
+        return elapsed
 
     def utcnow(self) -> datetime:
         """The moment that this clock takes for the present."""

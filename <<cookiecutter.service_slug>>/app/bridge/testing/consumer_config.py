@@ -76,10 +76,10 @@ def check_work_queue(config: Mapping[str, Any], others: Iterable[Mapping[str, An
     mine = config.get("filter_subject")
     for other in others:
         theirs = other.get("filter_subject")
-        if not mine or not theirs:
+        if not mine:
             text = "multiple non-filtered consumers not allowed on workqueue stream"
             raise ApiFault(400, 10099, text)
-        if overlaps(mine, theirs):
+        if not theirs or overlaps(mine, theirs):
             raise ApiFault(400, 10100, "filtered consumer not unique on workqueue stream")
     if config["deliver_policy"] != "all":
         raise ApiFault(400, 10101, "consumer must be deliver all on workqueue stream")

@@ -84,8 +84,6 @@ def check_update(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         what = "can not change retention policy to/from workqueue"
     elif old["storage"] != new["storage"]:
         what = "can not change storage type"
-    elif old["max_consumers"] != new["max_consumers"]:
-        what = "can not change MaxConsumers"
     elif old["deny_delete"] and not new["deny_delete"]:
         what = "can not cancel deny message deletes"
     elif old["deny_purge"] and not new["deny_purge"]:
@@ -110,7 +108,7 @@ def _refuse_unknown(request: Mapping[str, Any]) -> None:
 
 def _check_subjects(subjects: list[str]) -> None:
     for index, subject in enumerate(subjects):
-        if subject == ">" or overlaps(subject, "$JS.API.>"):
+        if subject == ">" or overlaps(subject, "$JS.>"):
             text = "subjects that overlap with jetstream api require no-ack to be true"
             raise invalid_stream(text)
         for earlier in subjects[:index]:
