@@ -8,11 +8,17 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import nats
+import pytest
 from nats.aio.client import Client
 
 from app.bridge import ClientFactory, GuardedClient
 from app.bridge.testing import MockServer, VirtualClock
 from tests.servers import NatsServer
+
+# For a test of the parametrised fixture `broker` that asks for more than the mock imitates.
+on_nats_server = pytest.mark.parametrize(
+    "broker", [pytest.param("real", marks=pytest.mark.real)], indirect=True
+)
 
 
 class Broker(Protocol):

@@ -148,7 +148,9 @@ class VirtualClock:
             return plain.execute(f"SELECT strftime({places})", [arguments[0], *given]).fetchone()[0]
 
         connection.create_function("strftime", -1, strftime)
-        connection.create_function("CURRENT_TIMESTAMP", 0, lambda: strftime("%F %T", "now"))
+        connection.create_function(
+            "CURRENT_TIMESTAMP", 0, lambda: strftime("%Y-%m-%d %H:%M:%S", "now")
+        )
 
 
 @contextmanager
