@@ -280,15 +280,15 @@ class MockConsumer:
 
     def answer(self, seq: int, body: bytes) -> None:
         """Take `+ACK`, `-NAK`, `+WPI` or `+TERM` for a message that is out."""
-        word, _, rest = body.partition(b" ")
+        word, delay = read_answer(body)
         out = self._pending.get(seq)
-        if word in (b"", b"+ACK", b"+OK", b"+TERM"):
+        if word in ("+ACK", "+TERM"):
             self._done(seq)
         elif out is None:
             pass  # acknowledged already, or never delivered
-        elif word in (b"-NAK", b"-ERR"):
-            self._set_due(seq, self._now() + _nak_delay(rest))
-        elif word == b"+WPI":
+        elif word == "-NAK":
+            self._set_due(seq, self._now() + delay)
+        elif word == "+WPI":
             self._set_due(seq, self._now() + self.config["ack_wait"] / NANOSECONDS)
         else:
             raise NotSimulated(f"the acknowledgement {body!r}")
@@ -402,9 +402,9 @@ def _read_request(payload: bytes) -> Mapping[str, int]:
     return request
 
 
-def _nak_delay(rest: bytes) -> float:
-    """Seconds; the delay is JSON in nanoseconds."""
-    if not rest.strip():
-        return 0.0
-    delay: float = json.loads(rest)["delay"] / NANOSECONDS
-    return delay
+def read_answer(body: bytes) -> tuple[str, float]:
+    """What is said about a delivery, and in how many seconds it is wanted again."""
+    word, _, rest = body.decode().partition(" ")
+    known = {"": "+ACK", "+OK": "+ACK", "-ERR": "-NAK"}.get(word, word)
+    delay = json.loads(rest)["delay"] / NANOSECONDS if known == "-NAK" and rest.strip() else 0.0
+    return known, delay

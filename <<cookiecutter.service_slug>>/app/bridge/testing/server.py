@@ -12,22 +12,36 @@ import asyncio
 import itertools
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..durations import seconds
 from .api import PREFIX, Api
 from .client import MockClient
-from .consumer import MockConsumer, check_pull
+from .consumer import MockConsumer, check_pull, read_answer
 from .errors import ApiFault, NotSimulated
 from .faults import Faults, Kind
 from .peer import Peer
-from .stream import MockStream
-from .wire import status
+from .stream import MockStream, Stored
+from .wire import header_block, status
 
 _NEXT = f"{PREFIX}CONSUMER.MSG.NEXT."
 _ACK = "$JS.ACK."
 _MAX_PAYLOAD = 1024 * 1024
 _NOT_IMITATED = ("$JS.EVENT.", "$JS.API.DIRECT.", "$SYS.", "$KV.", "$O.", "$JS.FC.")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a consumer said about one delivery: `+ACK`, `-NAK` (with a delay) or `+TERM`."""
+
+    stream: str
+    consumer: str
+    seq: int
+    delivery: int
+    word: str
+    delay: float
 
 
 class MockServer:
@@ -39,6 +53,8 @@ class MockServer:
         self.max_payload = max_payload
         self.faults = Faults()
         self.streams: dict[str, MockStream] = {}
+        self.stored: list[Stored] = []  # everything that any stream ever took, duplicates apart
+        self.answers: list[Answer] = []  # what consumers said about deliveries, `+WPI` apart
         self.api_errors = 0
         self.running = True
         self._api = Api(self)
@@ -95,6 +111,14 @@ class MockServer:
     def fill(self, stream: str, *, full: bool = True) -> None:
         """Let a stream have no room, until `full=False`: it refuses with error 10077."""
         self.streams[stream].full = full
+
+    def put(self, subject: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
+        """Store a message as another program would; return its sequence."""
+        before = len(self.stored)
+        self.publish(subject, "", header_block(headers or {}), body)
+        if len(self.stored) == before:
+            raise LookupError(f"no stream stored the message on {subject}; does one listen there?")
+        return self.stored[-1].seq
 
     # --- time
 
@@ -198,10 +222,17 @@ class MockServer:
         if consumer is None:
             return False
         if self.faults.take(Kind.LOSE_ANSWER, subject) is None:
+            self._note_answer(tokens, data)
             consumer.answer(int(tokens[3]), data)
             if reply:
                 self.deliver(reply, b"", b"")
         return True
+
+    def _note_answer(self, tokens: list[str], data: bytes) -> None:
+        word, delay = read_answer(data)
+        if word != "+WPI":
+            seq, delivery = int(tokens[3]), int(tokens[2])
+            self.answers.append(Answer(tokens[0], tokens[1], seq, delivery, word, delay))
 
     def _consumer(self, names: list[str]) -> MockConsumer | None:
         stream = self.streams.get(names[0])
@@ -220,6 +251,8 @@ class MockServer:
             answer: dict[str, object] = {"stream": stream.name, "seq": ack.seq}
             if ack.duplicate:
                 answer["duplicate"] = True
+            elif (stored := stream.get(ack.seq)) is not None:
+                self.stored.append(stored)
         except ApiFault as fault:
             answer = {"error": fault.as_json(), "stream": stream.name, "seq": 0}
         self._acknowledge(stream, subject, reply, json.dumps(answer).encode())

@@ -6,7 +6,7 @@ that its states, callbacks, buffers and time limits are its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _CRLF = b"\r\n"
@@ -69,6 +69,14 @@ def status(code: int, description: str = "", **fields: str) -> bytes:
     """The headers of a status message; keywords are further headers, `_` standing for `-`."""
     head = f"NATS/1.0 {code} {description}".rstrip()
     lines = [head, *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def header_block(headers: Mapping[str, str]) -> bytes:
+    """Headers as a client sends them."""
+    if not headers:
+        return b""
+    lines = ["NATS/1.0", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

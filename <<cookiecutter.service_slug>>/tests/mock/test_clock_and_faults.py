@@ -17,14 +17,8 @@ from app.bridge.testing import MockServer, NotSimulated, VirtualClock
 
 
 @pytest.fixture
-async def clock() -> AsyncIterator[VirtualClock]:
-    with VirtualClock(asyncio.get_running_loop()) as clock:
-        yield clock
-
-
-@pytest.fixture
-def server(clock: VirtualClock) -> MockServer:
-    return MockServer()
+def server(mock_nats: MockServer) -> MockServer:
+    return mock_nats
 
 
 @pytest.fixture
