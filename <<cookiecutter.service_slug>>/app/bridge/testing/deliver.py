@@ -83,11 +83,22 @@ class Deliver:
         """
         sender = source or self._bridge.config.destination_app
         if isinstance(event, str):
-            event = make_event(event, payload, **{"producer": sender, **fields})
-        await self._until(self._ready, "the worker to be ready")
+            event = self.body(event, payload, producer=fields.pop("producer", sender), **fields)
+        await self.until_ready()
         subject = self._bridge.config.names.subscribe(sender)
         seq = self._server.put(subject, body_of(event), headers or {})
         return await self._end_of(seq, source, 1)
+
+    def body(
+        self, type_: str, payload: Mapping[str, Any] | BaseModel | None = None, **fields: Any
+    ) -> bytes:
+        """An event of the peer's as it is on the wire."""
+        sender = self._bridge.config.destination_app
+        return body_of(make_event(type_, payload, **{"producer": sender, **fields}))
+
+    async def until_ready(self) -> None:
+        """Let time pass until the worker pulls."""
+        await self._until(self._ready, "the worker to be ready")
 
     async def again(self, last: Delivered, *, source: str | None = None) -> Delivered:
         """Let time pass until the event is delivered again, and return how that ended."""
