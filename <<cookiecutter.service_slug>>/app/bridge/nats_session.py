@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import nats.errors
 from nats.aio.client import Client, Server
@@ -34,7 +34,7 @@ _LOOPBACK = "publishing to an own inbox"
 _DENIAL = re.compile(r'permissions violation for (?P<kind>\w+) to "(?P<subject>[^"]+)"', re.I)
 
 
-class _GuardedClient(Client):
+class GuardedClient(Client):
     """nats-py's client, which goes on in plaintext where TLS was asked for, taught to refuse."""
 
     def __init__(self, *, tls_demanded: bool) -> None:
@@ -58,6 +58,12 @@ class _GuardedClient(Client):
             writer.transport.abort()
 
 
+class ClientFactory(Protocol):
+    """What makes the client of each session: the class above, or one that needs no server."""
+
+    def __call__(self, *, tls_demanded: bool) -> GuardedClient: ...
+
+
 class Session:
     """A client, its callbacks and its requests.
 
@@ -71,8 +77,9 @@ class Session:
         *,
         inbox_prefix: str | None,
         on_change: Callable[[Session], None],
+        make_client: ClientFactory,
     ) -> None:
-        self.client = _GuardedClient(tls_demanded=options.tls_demanded)
+        self.client = make_client(tls_demanded=options.tls_demanded)
         self.closed = asyncio.Event()
         self.reason: str | None = None  # the last error that the client reported
         self.reconnects = 0

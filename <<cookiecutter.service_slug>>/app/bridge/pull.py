@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 
 from nats.aio.client import Client
@@ -20,6 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from .clock import loop_time
 from .connection import Connection, ConnectionEvent
 from .errors import BridgeError
 from .tasks import happens
@@ -106,7 +106,7 @@ class PullLoop:
         self._poke.set()
 
     async def _step(self) -> None:
-        now = time.monotonic()
+        now = loop_time()
         client = self._connection.client
         if client is None:
             self.problem = "not connected to NATS"
@@ -145,12 +145,12 @@ class PullLoop:
             "idle_heartbeat": int(HEARTBEAT * _NANOSECONDS),
         }
         if not self._asked:
-            self._last_sign = time.monotonic()
+            self._last_sign = loop_time()
         self._asked += wanted
         await client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
 
     async def _on_message(self, msg: Msg) -> None:
-        self._last_sign = time.monotonic()
+        self._last_sign = loop_time()
         status = msg.headers.get("Status") if msg.headers is not None and not msg.reply else None
         if status is None:
             self._asked = max(0, self._asked - 1)
@@ -179,7 +179,7 @@ class PullLoop:
     def _failed(self, reason: str) -> None:
         self._failures += 1
         delay = min(BACKOFF_MAX, BACKOFF_MIN * 2 ** min(self._failures, 10))
-        self._retry_at = time.monotonic() + delay * random.uniform(0.5, 1.0)
+        self._retry_at = loop_time() + delay * random.uniform(0.5, 1.0)
         if self._failures > SETTLED or self.problem is not None:
             self.problem = f"cannot pull from {self._durable}: {reason}"
         logger.warning("pull from %s failed, again in %.1f s: %s", self._durable, delay, reason)
