@@ -11,6 +11,7 @@ from nats.js.api import ConsumerConfig
 from tests.contract.lab import SECOND, Json, Lab
 
 
+@pytest.mark.since("2.12")
 async def test_what_is_not_given_gets_the_servers_defaults(lab: Lab) -> None:
     await lab.stream()
     made = await lab.durable()
@@ -38,6 +39,7 @@ async def test_a_new_consumer_counts_what_it_has_before_it(lab: Lab) -> None:
     assert (info["num_pending"], info["delivered"]["stream_seq"]) == (0, 5)
 
 
+@pytest.mark.since("2.14")
 async def test_a_new_consumer_begins_where_the_stream_does(lab: Lab) -> None:
     await lab.stream()
     await lab.publish_many(3)

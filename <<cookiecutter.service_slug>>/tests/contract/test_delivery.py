@@ -32,6 +32,7 @@ async def test_messages_come_in_order_with_what_is_known_of_them(lab: Lab) -> No
     assert metadata.timestamp.strftime("%Y-%m-%dT%H:%M:%S") == stored["message"]["time"][:19]
 
 
+@pytest.mark.since("2.11")
 async def test_a_request_that_does_not_wait_says_when_there_is_nothing(lab: Lab) -> None:
     await lab.stream()
     await lab.durable()
@@ -66,6 +67,7 @@ async def test_a_request_waits_for_its_messages_and_then_for_its_end(lab: Lab) -
     assert (await lab.info())["num_waiting"] == 0
 
 
+@pytest.mark.since("2.11")
 async def test_a_one_shot_waits_for_the_first_message_only(lab: Lab) -> None:
     await lab.stream()
     await lab.durable()

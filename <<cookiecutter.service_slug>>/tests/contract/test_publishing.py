@@ -137,6 +137,7 @@ async def test_only_so_many_messages_for_each_subject(lab: Lab) -> None:
     assert (await lab.js.get_last_msg("S", "s.a")).data == b"2"
 
 
+@pytest.mark.since("2.11")
 async def test_a_message_ages_out(lab: Lab) -> None:
     await lab.stream(max_age=SECOND // 2)
     await lab.publish()
