@@ -160,7 +160,7 @@ class VirtualClock:
 def _sqlite_calls(tracked: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Iterator[None]:
     """Have every call that waits for an SQLite connection's thread counted."""
     kind: Any = aiosqlite.Connection
-    execute, connect = kind._execute, kind._connect
+    execute, connect, close = kind._execute, kind._connect, kind.close
 
     async def counted_execute(self: Any, *args: Any, **kwargs: Any) -> Any:
         return await tracked(execute(self, *args, **kwargs))
@@ -168,8 +168,11 @@ def _sqlite_calls(tracked: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Iterat
     async def counted_connect(self: Any) -> Any:
         return await tracked(connect(self))
 
-    kind._execute, kind._connect = counted_execute, counted_connect
+    async def counted_close(self: Any) -> Any:
+        return await tracked(close(self))  # it waits for the thread's end as well
+
+    kind._execute, kind._connect, kind.close = counted_execute, counted_connect, counted_close
     try:
         yield
     finally:
-        kind._execute, kind._connect = execute, connect
+        kind._execute, kind._connect, kind.close = execute, connect, close
