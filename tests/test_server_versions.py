@@ -13,6 +13,7 @@ from baking import clean_environment
 VERSIONS = ("2.10.26", "2.11.11", "2.12.8", "2.14.6")
 
 
+@pytest.mark.versions
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_contract_holds_on(version: str, default_service: Path, tmp_path: Path) -> None:
     folder = tmp_path / "nats"

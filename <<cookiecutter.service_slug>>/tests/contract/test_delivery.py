@@ -12,6 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from tests.contract.lab import SECOND, Lab
+from tests.waiting import eventually
 
 
 async def test_messages_come_in_order_with_what_is_known_of_them(lab: Lab) -> None:
@@ -154,21 +155,29 @@ async def test_who_waits_is_told_that_the_consumer_is_deleted(lab: Lab, what: st
     await lab.durable()
     inbox = await lab.inbox()
     await inbox.ask(1, expires=5 * SECOND)
-    await lab.client.flush()
+
+    async def is_waiting() -> bool:
+        """The server has read the request, and has put it to the consumer as well."""
+        return bool((await lab.info())["num_waiting"] == 1)
+
+    await eventually(is_waiting)
     await lab.api(what)
     assert (await inbox.take()).statuses == [("409", "Consumer Deleted")]
 
 
 async def test_a_request_ends_with_its_inbox(lab: Lab) -> None:
     await lab.stream()
-    await lab.durable()
+    await lab.durable(ack_wait=SECOND)
     inbox = await lab.inbox()
     await inbox.ask(5, expires=30 * SECOND)
     await inbox.close()
-    await lab.client.flush()
     await lab.publish_many(1)
-    pulled = await lab.pull()
-    assert (pulled.data, pulled.tries) == (["m0"], [1])
+
+    async def another_gets_it() -> bool:
+        """At once, or after `ack_wait` if the server had not noticed the closed inbox yet."""
+        return (await lab.pull()).data == ["m0"]
+
+    await eventually(another_gets_it)
 
 
 async def test_those_who_ask_take_turns(lab: Lab) -> None:
