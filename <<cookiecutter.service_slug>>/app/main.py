@@ -12,18 +12,20 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app import problems
+from app.bridge import ClientFactory, GuardedClient
 from app.logs import configure_logging
 from app.routers import routers
 from app.runtime import running
 from app.settings import Settings, load_settings
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient) -> FastAPI:
     """Make the application; its lifespan runs the bridge."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with running(settings, relay=settings.relay_enabled) as runtime:
+        relay = settings.relay_enabled
+        async with running(settings, relay=relay, make_client=make_client) as runtime:
             runtime.attach(app)
             yield
 

@@ -17,7 +17,7 @@ import structlog
 from fastapi import FastAPI
 
 from app.advice import advice
-from app.bridge import Bridge, Consumers
+from app.bridge import Bridge, ClientFactory, Consumers, GuardedClient
 from app.database import Database, open_database
 from app.health import Health
 from app.settings import Settings
@@ -49,13 +49,23 @@ class Runtime:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, *, relay: bool = False, consumers: Consumers | None = None
+    settings: Settings,
+    *,
+    relay: bool = False,
+    consumers: Consumers | None = None,
+    make_client: ClientFactory = GuardedClient,
 ) -> AsyncIterator[Runtime]:
     """Run the bridge with what this process is for: relaying, consuming, or neither."""
     for warning in advice(settings):
         _log.warning(warning)
     database = open_database(settings)
-    bridge = Bridge(settings.bridge(), database.sessions, relay=relay, consumers=consumers)
+    bridge = Bridge(
+        settings.bridge(),
+        database.sessions,
+        relay=relay,
+        consumers=consumers,
+        make_client=make_client,
+    )
     health = Health(database, bridge)
     await bridge.__aenter__()
     try:

@@ -1,13 +1,29 @@
-"""Fixtures that every test may use. A test that asks for a real server is marked `real`."""
+"""Fixtures that every test may use. A test that asks for a real server is marked `real`.
+
+Those after the databases run the service on the mock: its API, its worker, and what it published,
+with a database of its own and a clock that jumps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import hypothesis
 import pytest
+from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.bridge import Bridge, Consumers
+from app.bridge.testing import Deliver, MockServer, Published, VirtualClock
+from app.consumers import load_consumers
+from app.database import Database, open_database
+from app.main import create_app
+from app.schema import migrate
+from app.settings import Settings, read_settings
 from tests.servers import NatsServer, PostgresServer, postgres_server
 
 # How long an example takes says something about the machine, and nothing about the code.
@@ -65,3 +81,122 @@ def database_url(request: pytest.FixtureRequest) -> str:
     fixture = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     url: str = request.getfixturevalue(fixture)
     return url
+
+
+# --- the service on the mock
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with the service's tables, made once and copied for each test."""
+    path = tmp_path_factory.mktemp("migrated") / "service.sqlite3"
+    migrate(f"sqlite+aiosqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+async def clock() -> AsyncIterator[VirtualClock]:
+    """The event loop's clock, which jumps while everybody waits: `await clock.advance("30s")`."""
+    with VirtualClock(asyncio.get_running_loop()) as clock:
+        yield clock
+
+
+@pytest.fixture
+def mock_nats(clock: VirtualClock) -> MockServer:
+    """A NATS server with JetStream, in memory; faults by name are in `mock_nats.faults`."""
+    return MockServer()
+
+
+@pytest.fixture
+def service_settings(mock_nats: MockServer, migrated_file: Path, tmp_path: Path) -> Settings:
+    """The settings of the service called `orders`, whose peer is `billing`."""
+    path = tmp_path / "service.sqlite3"
+    shutil.copyfile(migrated_file, path)
+    values: dict[str, Any] = {
+        "app_name": "orders",
+        "destination_app": "billing",
+        "nats_env": "test",
+        "database_url": f"sqlite+aiosqlite:///{path}",
+        "nats_urls": mock_nats.url,
+    }
+    return read_settings(**values, _env_file=None)
+
+
+@pytest.fixture
+async def database(service_settings: Settings) -> AsyncIterator[Database]:
+    """The service's database, empty."""
+    database = open_database(service_settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def session(database: Database) -> AsyncIterator[AsyncSession]:
+    """A session of the test's own; what it writes counts when the test commits it."""
+    async with database.sessions() as session:
+        yield session
+
+
+@pytest.fixture
+def consumers() -> Consumers:
+    """The handlers that `bridge` runs: the service's own. A test module may have others."""
+    return load_consumers()
+
+
+@pytest.fixture
+async def bridge(
+    service_settings: Settings, database: Database, mock_nats: MockServer, consumers: Consumers
+) -> AsyncIterator[Bridge]:
+    """The service's bridge, running its relay and its handlers."""
+    bridge = Bridge(
+        service_settings.bridge(),
+        database.sessions,
+        relay=True,
+        consumers=consumers,
+        make_client=mock_nats.client,
+    )
+    async with bridge:
+        yield bridge
+
+
+@pytest.fixture
+async def client(
+    service_settings: Settings, mock_nats: MockServer
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service's API, whose lifespan runs the relay."""
+    app = create_app(service_settings, make_client=mock_nats.client)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def deliver(
+    bridge: Bridge, mock_nats: MockServer, clock: VirtualClock, database: Database
+) -> Deliver:
+    """`await deliver("customer.created", {...})` hands an event to `bridge` and says how it ended.
+
+    It comes from the peer, through stream, envelope check, inbox, handler and acknowledgement.
+    """
+    return Deliver(bridge, mock_nats, clock, database.sessions)
+
+
+@pytest.fixture
+def published(service_settings: Settings, mock_nats: MockServer, clock: VirtualClock) -> Published:
+    """The events that the service published, as the stream has them."""
+    config = service_settings.bridge()
+    return Published(mock_nats, clock, env=config.env, app=config.app_name)
+
+
+@pytest.fixture
+def assert_published(published: Published) -> Callable[..., Any]:
+    """`await assert_published("customer.created", payload={"email": ...})`: the part counts."""
+    return published.assert_published
+
+
+@pytest.fixture
+def assert_not_published(published: Published) -> Callable[..., Any]:
+    return published.assert_not_published

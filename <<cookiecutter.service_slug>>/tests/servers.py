@@ -54,7 +54,9 @@ def free_port() -> int:
 
 
 def find_nats_server() -> Path:
-    """The nats-server beside this interpreter, or else the one on the path."""
+    """The one that NATS_SERVER names, the one beside this interpreter, or the one on the path."""
+    if named := os.environ.get("NATS_SERVER"):
+        return Path(named)
     folders = (Path(sysconfig.get_path("scripts")), Path(sys.executable).parent)
     for folder in folders:
         if (folder / "nats-server").exists():

@@ -8,6 +8,7 @@ from .bridge import Bridge, Check
 from .config import BridgeConfig, ConnectionOptions
 from .errors import BridgeError, Retry, Unrecoverable
 from .event import Event, Metadata
+from .nats_session import ClientFactory, GuardedClient
 from .publisher import Publisher, PublishResult
 from .registry import Consumers
 
@@ -16,9 +17,11 @@ __all__ = [
     "BridgeConfig",
     "BridgeError",
     "Check",
+    "ClientFactory",
     "ConnectionOptions",
     "Consumers",
     "Event",
+    "GuardedClient",
     "Metadata",
     "PublishResult",
     "Publisher",

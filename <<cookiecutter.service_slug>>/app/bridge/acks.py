@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum, auto
@@ -23,6 +22,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from .clock import loop_time
 from .connection import Connection, ConnectionEvent
 
 WINDOW = 256  # messages in flight at once; more brings nothing, even with 5 ms to the server
@@ -143,12 +143,12 @@ class AckPublisher:
         Sends nothing more after an outage, or when `budget` seconds have passed; the last
         answers may take the publisher's timeout longer.
         """
-        batch = _Batch(chains, until=time.monotonic() + budget)
+        batch = _Batch(chains, until=loop_time() + budget)
         while batch.ready or batch.in_flight:
             batch.changed.clear()
             if batch.ready and not batch.halted and len(self._waiting) < self._window:
                 await self._send_next(batch)
-                batch.halted = batch.halted or time.monotonic() > batch.until
+                batch.halted = batch.halted or loop_time() > batch.until
                 continue
             if batch.halted and not batch.in_flight:
                 return
@@ -180,7 +180,7 @@ class AckPublisher:
         try:
             if client is not self._client:
                 await self._subscribe(client)
-            self._waiting[token] = (batch, chain, index, time.monotonic() + self._timeout)
+            self._waiting[token] = (batch, chain, index, loop_time() + self._timeout)
             batch.in_flight += 1
             self._watch_deadlines()
             await client.publish(
@@ -214,12 +214,12 @@ class AckPublisher:
         """One timer, for the message that runs out of time first."""
         if self._timer is None and self._waiting:
             deadline = next(iter(self._waiting.values()))[3]
-            delay = max(0.0, deadline - time.monotonic())
+            delay = max(0.0, deadline - loop_time())
             self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        now = time.monotonic()
+        now = loop_time()
         late = list(itertools.takewhile(lambda item: item[1][3] <= now, self._waiting.items()))
         for token, (_, chain, index, _) in late:
             chain[index].error = f"no acknowledgement within {self._timeout:g} s"

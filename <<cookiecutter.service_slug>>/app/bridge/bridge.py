@@ -29,6 +29,7 @@ from .errors import BridgeError, ConfigurationError, StreamMissingError
 from .inbox import Inbox, delete_processed
 from .lanes import lanes_of
 from .leases import LeaseHolder
+from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
 from .outcomes import Outcomes
 from .publisher import Publisher, PublisherSettings
@@ -72,7 +73,9 @@ class Bridge:
         *,
         relay: bool = False,
         consumers: Consumers | None = None,
+        make_client: ClientFactory = GuardedClient,
     ) -> None:
+        """`make_client` makes the NATS client of each connection; tests put another one in."""
         self.config = config
         self._sessions = sessions
         self._engine = _engine_of(sessions)
@@ -81,6 +84,7 @@ class Bridge:
             config.connection,
             name=f"{config.app_name}-{config.env}",
             inbox_prefix=f"_INBOX_{config.app_name}",
+            make_client=make_client,
         )
         self.acks = AckPublisher(
             self.connection, stream=config.stream, timeout=config.publish_timeout

@@ -18,14 +18,14 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from .clock import loop_time
 from .config import ConnectionOptions
 from .errors import BridgeError, NotConnectedError, PermissionDeniedError
 from .limits import Timing
 from .nats_options import NatsOptions
-from .nats_session import Session
+from .nats_session import ClientFactory, GuardedClient, Session
 
 logger = logging.getLogger(__name__)
 
@@ -59,11 +59,13 @@ class Connection:
         name: str,
         inbox_prefix: str | None = None,
         timing: Timing | None = None,
+        make_client: ClientFactory = GuardedClient,
     ) -> None:
         self._options = NatsOptions(options)
         self._name = name
         self._inbox_prefix = inbox_prefix
         self._timing = timing or Timing()
+        self._make_client = make_client
         self._listeners: list[Listener] = []
         self._session: Session | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -86,18 +88,18 @@ class Connection:
         """Send what is buffered, close, and return within `timeout` seconds in any case."""
         if self._closed:
             return
-        deadline = time.monotonic() + timeout
+        deadline = loop_time() + timeout
         self._closed = True
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.wait({self._supervisor}, timeout=timeout)
         session, self._session = self._session, None
         if session is not None:
-            await session.discard(max(0.0, deadline - time.monotonic()))
+            await session.discard(max(0.0, deadline - loop_time()))
         self._announce(ConnectionEvent.CLOSED)
 
     @property
-    def client(self) -> Client | None:
+    def client(self) -> GuardedClient | None:
         """The client, while it is connected."""
         session = self._session
         if session is None or not session.client.is_connected or session.client.is_draining:
@@ -137,11 +139,11 @@ class Connection:
         with contextlib.suppress(ValueError):
             self._listeners.remove(listener)
 
-    async def wait_connected(self, timeout: float) -> Client:
+    async def wait_connected(self, timeout: float) -> GuardedClient:
         """Return the connected client; raise `NotConnectedError` after `timeout` seconds."""
-        deadline = time.monotonic() + timeout
+        deadline = loop_time() + timeout
         while (client := self.client) is None:
-            left = deadline - time.monotonic()
+            left = deadline - loop_time()
             if left <= 0 or self._closed:
                 raise NotConnectedError(self._explain())
             self._changed.clear()
@@ -184,12 +186,12 @@ class Connection:
         attempt = 0
         while True:
             session = await self._establish(attempt)
-            began = time.monotonic()
+            began = loop_time()
             self._adopt(session)
             reason = await self._watch(session)
             self._abandon(reason)
             await session.discard(_DISCARD_LIMIT)
-            lasted = time.monotonic() - began
+            lasted = loop_time() - began
             attempt = 1 if lasted >= self._timing.stable_after else attempt + 1
 
     async def _establish(self, attempt: int) -> Session:
@@ -202,6 +204,7 @@ class Connection:
                 self._timing,
                 inbox_prefix=self._inbox_prefix,
                 on_change=self._on_change,
+                make_client=self._make_client,
             )
             connected = False
             try:
@@ -221,11 +224,11 @@ class Connection:
         timing = self._timing
         silent = 0
         lost_at: float | None = None
-        began = time.monotonic()
+        began = loop_time()
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(session.closed.wait(), timing.probe_interval)
-            now = time.monotonic()
+            now = loop_time()
             if session.client.is_closed:
                 return f"the server closed it: {session.reason or 'no reason given'}"
             if not session.client.is_connected:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,6 +21,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from .batch import LeaseLostError, Transactions
+from .clock import loop_time
 from .config import BridgeConfig
 from .connection import Connection
 from .deliveries import Deliveries, Delivery, Verdict
@@ -268,7 +268,7 @@ class Worker:
         delay = error.delay if isinstance(error, Retry) else None
         if delay is None:
             delay = self._backoff.delay(delivery.tries)
-        due = time.monotonic() + delay
+        due = loop_time() + delay
         self._hand.block(
             delivery, due=due + FLOOR_EVERY, until=due + 2 * self._config.ack_wait + FLOOR_EVERY
         )
@@ -327,7 +327,7 @@ class Worker:
                 logger.info("the database answers again")
                 self._database_away = False
                 self._dispatch_soon()
-            now = time.monotonic()
+            now = loop_time()
             for delivery in [d for d in self._hand if now - d.touched >= third]:
                 delivery.touched = now
                 await self._outcomes.in_progress(delivery)

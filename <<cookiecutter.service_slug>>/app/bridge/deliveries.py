@@ -7,7 +7,6 @@ without a resource id have no order to keep.
 
 from __future__ import annotations
 
-import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from nats.aio.msg import Msg
 
+from .clock import loop_time
 from .envelope import ReceivedEnvelope, message_key, parse
 from .errors import EnvelopeError, MalformedJSONError, PayloadError
 from .inbox import Received
@@ -55,7 +55,7 @@ class Delivery:
         self.seq: int = metadata.sequence.stream
         self.tries: int = metadata.num_delivered or 1
         self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
-        self.touched = time.monotonic()  # when the server last heard that it is being worked on
+        self.touched = loop_time()  # when the server last heard that it is being worked on
         self.envelope: ReceivedEnvelope | None = None
         self.handler: Handler | None = None
         self.payload: Any = None

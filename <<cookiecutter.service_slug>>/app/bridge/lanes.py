@@ -14,7 +14,6 @@ reading nor releasing depends on how many wait.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.types import TypeEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
+from .clock import loop_time
 from .columns import JSONDocument
 from .leases import RENEW_SECONDS, LeaseHolder
 from .outbox import LANES
@@ -371,7 +371,7 @@ class SqliteLanes:
 
     async def _is_ours(self) -> bool:
         """Renew early enough that the lease outlasts the publishing of one claim."""
-        now = time.monotonic()
+        now = loop_time()
         if now - self._renewed < RENEW_SECONDS:
             return True
         if not await self._lease.acquire():

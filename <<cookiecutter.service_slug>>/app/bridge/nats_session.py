@@ -11,11 +11,12 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import nats.errors
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from .errors import (
     NatsConnectionError,
@@ -34,7 +35,7 @@ _LOOPBACK = "publishing to an own inbox"
 _DENIAL = re.compile(r'permissions violation for (?P<kind>\w+) to "(?P<subject>[^"]+)"', re.I)
 
 
-class _GuardedClient(Client):
+class GuardedClient(Client):
     """nats-py's client, which goes on in plaintext where TLS was asked for, taught to refuse."""
 
     def __init__(self, *, tls_demanded: bool) -> None:
@@ -51,11 +52,21 @@ class _GuardedClient(Client):
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
 
+    async def withdraw(self, subscription: Subscription) -> None:
+        """Have the server send no more; what is on its way still reaches the subscription."""
+        await self._send_unsubscribe(subscription._id)
+
     def abort(self) -> None:
         """Cut the socket without waiting for what could not be sent."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+
+
+class ClientFactory(Protocol):
+    """What makes the client of each session: the class above, or one that needs no server."""
+
+    def __call__(self, *, tls_demanded: bool) -> GuardedClient: ...
 
 
 class Session:
@@ -71,8 +82,9 @@ class Session:
         *,
         inbox_prefix: str | None,
         on_change: Callable[[Session], None],
+        make_client: ClientFactory,
     ) -> None:
-        self.client = _GuardedClient(tls_demanded=options.tls_demanded)
+        self.client = make_client(tls_demanded=options.tls_demanded)
         self.closed = asyncio.Event()
         self.reason: str | None = None  # the last error that the client reported
         self.reconnects = 0

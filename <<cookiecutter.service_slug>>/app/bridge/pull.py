@@ -12,16 +12,16 @@ import asyncio
 import json
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
+from .clock import loop_time
 from .connection import Connection, ConnectionEvent
 from .errors import BridgeError
+from .nats_session import GuardedClient
 from .tasks import happens
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ HEARTBEAT = 5.0  # seconds between signs of life on an idle request
 SILENCE = 2 * HEARTBEAT + 0.5  # seconds: two heartbeats missed
 TICK = 0.25  # seconds between two looks at the clock
 BACKOFF_MIN, BACKOFF_MAX = 0.1, 5.0  # seconds
+WITHDRAW_LIMIT = 2.0  # seconds for the server to confirm that nothing more comes
 SETTLED = 2  # failures in a row that are still ordinary, such as a new leader
 
 _NANOSECONDS = 1_000_000_000
@@ -53,6 +54,7 @@ class PullLoop:
         asked for not counted. `ensure` makes sure that the durable is there, or raises."""
         self._connection = connection
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._info = f"$JS.API.CONSUMER.INFO.{stream}.{durable}"
         self._durable = durable
         self._deliver = deliver
         self._room = room
@@ -64,7 +66,7 @@ class PullLoop:
         self._must_ensure = True
         self._stopping = False
         self._poke = asyncio.Event()
-        self._client: Client | None = None
+        self._client: GuardedClient | None = None
         self._inbox = ""
         self._subscription: Subscription | None = None
         self.problem: str | None = "not started"
@@ -85,18 +87,27 @@ class PullLoop:
             self._poke.clear()
 
     async def stop(self) -> None:
-        """Ask for nothing more; the server drops the open requests with the inbox."""
+        """Ask for nothing more, and take in what the server has sent already.
+
+        What would arrive unheard at a closed inbox is delivered again only after `ack_wait`.
+        """
         self._stopping = True
         self._poke.set()
         self._connection.remove_listener(self._on_connection)
         subscription, self._subscription = self._subscription, None
-        self._client = None
-        if subscription is not None:
-            try:
-                await subscription.unsubscribe()
-            except (NatsError, OSError) as error:
-                # Without a connection there is no request left to withdraw either.
-                logger.debug("could not unsubscribe %s: %s", self._durable, error)
+        client, self._client = self._client, None
+        if subscription is None or client is None or client is not self._connection.client:
+            return  # the open requests went with their connection
+        try:
+            await client.withdraw(subscription)
+            # Answered after the server read the line above, and so after its last message.
+            await self._connection.request(self._info, timeout=WITHDRAW_LIMIT)
+        except (BridgeError, NatsError, OSError) as error:
+            logger.debug("could not withdraw the requests of %s: %s", self._durable, error)
+        try:
+            await subscription.unsubscribe()
+        except (NatsError, OSError) as error:
+            logger.debug("could not unsubscribe %s: %s", self._durable, error)
 
     def _on_connection(self, event: ConnectionEvent) -> None:
         """Requests do not survive their connection, nor may the consumer have."""
@@ -106,7 +117,7 @@ class PullLoop:
         self._poke.set()
 
     async def _step(self) -> None:
-        now = time.monotonic()
+        now = loop_time()
         client = self._connection.client
         if client is None:
             self.problem = "not connected to NATS"
@@ -126,14 +137,17 @@ class PullLoop:
         if self._stopping:
             return
         if client is not self._client:
-            self._inbox = client.new_inbox()
-            self._subscription = await client.subscribe(self._inbox, cb=self._on_message)
-            self._client = client
+            inbox = client.new_inbox()
+            subscription = await client.subscribe(inbox, cb=self._on_message)
+            if self._stopping:  # `stop` has looked meanwhile, and found nothing to withdraw
+                await subscription.unsubscribe()
+                return
+            self._client, self._inbox, self._subscription = client, inbox, subscription
         await self._pull(client)
         if self._failures <= SETTLED:
             self.problem = None
 
-    async def _pull(self, client: Client) -> None:
+    async def _pull(self, client: GuardedClient) -> None:
         room = self._room()
         wanted = room - self._asked
         # Ask again at half, so that messages flow while the next request is on its way.
@@ -145,12 +159,12 @@ class PullLoop:
             "idle_heartbeat": int(HEARTBEAT * _NANOSECONDS),
         }
         if not self._asked:
-            self._last_sign = time.monotonic()
+            self._last_sign = loop_time()
         self._asked += wanted
         await client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
 
     async def _on_message(self, msg: Msg) -> None:
-        self._last_sign = time.monotonic()
+        self._last_sign = loop_time()
         status = msg.headers.get("Status") if msg.headers is not None and not msg.reply else None
         if status is None:
             self._asked = max(0, self._asked - 1)
@@ -179,7 +193,7 @@ class PullLoop:
     def _failed(self, reason: str) -> None:
         self._failures += 1
         delay = min(BACKOFF_MAX, BACKOFF_MIN * 2 ** min(self._failures, 10))
-        self._retry_at = time.monotonic() + delay * random.uniform(0.5, 1.0)
+        self._retry_at = loop_time() + delay * random.uniform(0.5, 1.0)
         if self._failures > SETTLED or self.problem is not None:
             self.problem = f"cannot pull from {self._durable}: {reason}"
         logger.warning("pull from %s failed, again in %.1f s: %s", self._durable, delay, reason)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from sqlalchemy.engine import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from .acks import OUTAGES, AckPublisher, Outcome, Outgoing
+from .clock import loop_time
 from .connection import Connection, ConnectionEvent
 from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import BridgeError
@@ -73,7 +73,7 @@ class Relay:
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._unrouted: set[str] = set()
-        self._next_maintenance = time.monotonic() + random.uniform(0, MAINTENANCE_EVERY)
+        self._next_maintenance = loop_time() + random.uniform(0, MAINTENANCE_EVERY)
         self._cleaned_up_to = 0
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
         connection.add_listener(self._on_connection)
@@ -251,7 +251,7 @@ class Relay:
 
         While there is much to drop, a portion after each round keeps pace with the sending.
         """
-        if time.monotonic() < self._next_maintenance:
+        if loop_time() < self._next_maintenance:
             return
         try:
             self._cleaned_up_to = await self._lanes.delete_sent(
@@ -262,7 +262,7 @@ class Relay:
             logger.warning("outbox maintenance failed: %s", type(error).__name__)
             self._cleaned_up_to = 0
         if not self._cleaned_up_to:
-            self._next_maintenance = time.monotonic() + MAINTENANCE_EVERY
+            self._next_maintenance = loop_time() + MAINTENANCE_EVERY
 
 
 class _Faults:

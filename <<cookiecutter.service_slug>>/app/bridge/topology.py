@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from nats.js.api import ConsumerInfo
 
+from .clock import loop_time
 from .config import BridgeConfig
 from .durables import Durables
 from .errors import ApiError, PermissionDeniedError
@@ -143,7 +143,7 @@ class Topology:
         )
 
     async def _provision(self, extra: Sequence[str]) -> Plan:
-        deadline = time.monotonic() + self._settle_limit
+        deadline = loop_time() + self._settle_limit
         done: list[str] = []
         agreeing = _READS_TO_AGREE - 1  # nothing written yet: one read is enough
         while True:
@@ -151,7 +151,7 @@ class Topology:
             agreeing = agreeing + 1 if not plan.add else 0
             if agreeing >= _READS_TO_AGREE:
                 break
-            if time.monotonic() > deadline:
+            if loop_time() > deadline:
                 self._note_problem(
                     f"the subjects of stream {self._config.stream} kept changing for "
                     f"{self._settle_limit:g} s; {', '.join(plan.add)} did not stay"

@@ -11,7 +11,7 @@ from app.bridge import Bridge, BridgeConfig, ConnectionOptions
 from app.bridge.errors import InvalidEventError, InvalidSubjectError
 from tests.bridge.support import Sessions, config, database, rows
 from tests.bridge.test_relay import stored
-from tests.servers import NatsServer
+from tests.brokers import Broker
 
 NOWHERE = ConnectionOptions(urls=("nats://127.0.0.1:1",))
 
@@ -97,9 +97,11 @@ async def test_what_cannot_travel_is_refused_and_nothing_is_written(
 
 
 async def test_without_the_outbox_an_event_is_sent_at_once_and_the_answer_told(
-    sessions: Sessions, nats_server: NatsServer
+    sessions: Sessions, broker: Broker
 ) -> None:
-    under_test = Bridge(config(nats_server.url, use_outbox=False), sessions)
+    under_test = Bridge(
+        config(broker.url, use_outbox=False), sessions, make_client=broker.make_client
+    )
     async with under_test:
         await under_test.connection.wait_connected(5)
         await under_test.topology.ensure()
@@ -110,7 +112,7 @@ async def test_without_the_outbox_an_event_is_sent_at_once_and_the_answer_told(
             await session.rollback()
         assert (first.success, first.duplicate) == (True, False)
         assert (again.success, again.duplicate) == (True, True)
-        [message] = await stored(nats_server.url)
+        [message] = await stored(broker)
         assert message.headers == {"Nats-Msg-Id": "mine"}
         nowhere = await events.publish("order.placed", {"id": 1}, subject="nobody.listens")
         assert not nowhere.success

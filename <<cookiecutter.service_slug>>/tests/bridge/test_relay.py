@@ -7,24 +7,27 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-import nats
 import pytest
 from nats.js.api import RawStreamMsg, StreamConfig
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.bridge import Bridge
-from tests.bridge.support import config, database, enqueue, envelope, rows, scalar
-from tests.servers import NatsServer
+from app.bridge import Bridge, BridgeConfig
+from tests.bridge.support import Sessions, config, database, enqueue, envelope, rows, scalar
+from tests.brokers import Broker
 from tests.waiting import eventually
 
 SUBJECT = "test.orders.sync.billing"
 STREAM = "test-jetstream-bridge-stream"
 
 
-async def stored(url: str, stream: str = STREAM) -> list[RawStreamMsg]:
+def relaying(settings: BridgeConfig, sessions: Sessions, broker: Broker) -> Bridge:
+    return Bridge(settings, sessions, relay=True, make_client=broker.make_client)
+
+
+async def stored(broker: Broker, stream: str = STREAM) -> list[RawStreamMsg]:
     """Return every message of the stream, oldest first."""
-    client = await nats.connect(url)
+    client = await broker.connect()
     try:
         js = client.jetstream()
         state = (await js.stream_info(stream)).state
@@ -33,8 +36,8 @@ async def stored(url: str, stream: str = STREAM) -> list[RawStreamMsg]:
         await client.close()
 
 
-async def ids(url: str) -> list[str]:
-    return [json.loads(message.data or b"")["event_id"] for message in await stored(url)]
+async def ids(broker: Broker) -> list[str]:
+    return [json.loads(message.data or b"")["event_id"] for message in await stored(broker)]
 
 
 async def counts(engine: AsyncEngine) -> dict[str, int]:
@@ -64,10 +67,10 @@ def many(number: int, *, resources: int) -> list[dict[str, str]]:
     ]
 
 
-async def assert_in_order(url: str, number: int) -> None:
+async def assert_in_order(broker: Broker, number: int) -> None:
     """Every event is in the stream once, and those of one resource in their order."""
     by_resource: dict[str, list[int]] = defaultdict(list)
-    messages = await stored(url)
+    messages = await stored(broker)
     for message in messages:
         body = json.loads(message.data or b"")
         by_resource[body["resource_id"]].append(body["payload"]["n"])
@@ -76,22 +79,22 @@ async def assert_in_order(url: str, number: int) -> None:
 
 
 async def test_rows_reach_the_stream_once_and_in_order_of_their_resource(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
         await enqueue(engine, many(600, resources=40), subject=SUBJECT)
-        async with Bridge(config(nats_server.url), sessions, relay=True):
+        async with relaying(config(broker.url), sessions, broker):
             await eventually(all_sent(engine, 600), limit=20)
-        await assert_in_order(nats_server.url, 600)
-        [first, *_] = await stored(nats_server.url)
+        await assert_in_order(broker, 600)
+        [first, *_] = await stored(broker)
         assert first.headers == {"Nats-Msg-Id": json.loads(first.data or b"")["event_id"]}
 
 
 async def test_body_and_headers_travel_as_they_were_written(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
-        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        bridge = relaying(config(broker.url), sessions, broker)
         async with bridge:
             async with sessions() as session:
                 result = await bridge.publisher(session).publish(
@@ -103,7 +106,7 @@ async def test_body_and_headers_travel_as_they_were_written(
                 )
                 await session.commit()
             await eventually(all_sent(engine, 1))
-        [message] = await stored(nats_server.url)
+        [message] = await stored(broker)
         assert message.subject == SUBJECT
         assert message.headers == {"x-tenant": "acme", "Nats-Msg-Id": result.event_id}
         assert (message.data or b"").decode() == (
@@ -114,29 +117,27 @@ async def test_body_and_headers_travel_as_they_were_written(
         )
 
 
-async def test_gem_peers_get_the_id_in_lower_case(
-    database_url: str, nats_server: NatsServer
-) -> None:
+async def test_gem_peers_get_the_id_in_lower_case(database_url: str, broker: Broker) -> None:
     async with database(database_url) as (engine, sessions):
         await enqueue(engine, many(1, resources=1), subject=SUBJECT)
-        async with Bridge(config(nats_server.url, gem_peer=True), sessions, relay=True):
+        async with relaying(config(broker.url, gem_peer=True), sessions, broker):
             await eventually(all_sent(engine, 1))
-        [message] = await stored(nats_server.url)
+        [message] = await stored(broker)
         assert message.headers == {"nats-msg-id": "e0"}
 
 
 async def test_an_outage_burns_no_attempt_and_everything_arrives(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
-    nats_server.terminate()
+    broker.terminate()
     async with database(database_url) as (engine, sessions):
-        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        bridge = relaying(config(broker.url), sessions, broker)
         async with bridge:
             await enqueue(engine, many(50, resources=10), subject=SUBJECT)
             await eventually(lambda: bridge.checks()["relay"].detail == "not connected to NATS")
-            nats_server.start()
+            broker.start()
             await eventually(all_sent(engine, 50), limit=20)
-            nats_server.kill()
+            broker.kill()
             async with engine.begin() as connection:
                 await connection.execute(text("UPDATE jetstream_outbox_events SET attempts = 0"))
             more = [
@@ -145,49 +146,49 @@ async def test_an_outage_burns_no_attempt_and_everything_arrives(
             ]
             await enqueue(engine, more, subject=SUBJECT)
             await eventually(lambda: not bridge.checks()["relay"].ok)
-            nats_server.start()
+            broker.start()
             await eventually(all_sent(engine, 100), limit=20)
         assert await scalar(engine, "SELECT sum(attempts) FROM jetstream_outbox_events") == 0
-        await assert_in_order(nats_server.url, 100)
+        await assert_in_order(broker, 100)
 
 
 async def test_order_holds_when_the_server_is_killed_again_and_again(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
         await enqueue(engine, many(4000, resources=50), subject=SUBJECT)
-        async with Bridge(config(nats_server.url), sessions, relay=True):
+        async with relaying(config(broker.url), sessions, broker):
             for part in (300, 900, 1800):
 
                 async def sent(part: int = part) -> bool:
                     return (await counts(engine)).get("sent", 0) >= part
 
                 await eventually(sent, limit=30)
-                nats_server.kill()
-                nats_server.start()
+                broker.kill()
+                broker.start()
             await eventually(all_sent(engine, 4000), limit=40)
-        await assert_in_order(nats_server.url, 4000)
+        await assert_in_order(broker, 4000)
 
 
 async def test_several_relays_share_the_lanes_and_keep_the_order(
-    postgres_url: str, nats_server: NatsServer
+    postgres_url: str, broker: Broker
 ) -> None:
     async with database(postgres_url) as (engine, sessions):
         await enqueue(engine, many(3000, resources=60), subject=SUBJECT)
-        settings = config(nats_server.url, relay_batch_size=100)
+        settings = config(broker.url, relay_batch_size=100)
         async with (
-            Bridge(settings, sessions, relay=True),
-            Bridge(settings, sessions, relay=True),
-            Bridge(settings, sessions, relay=True),
+            relaying(settings, sessions, broker),
+            relaying(settings, sessions, broker),
+            relaying(settings, sessions, broker),
         ):
             await eventually(all_sent(engine, 3000), limit=30)
-        await assert_in_order(nats_server.url, 3000)
+        await assert_in_order(broker, 3000)
 
 
 async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_on(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
-    await create_stream(nats_server.url, max_msg_size=1000)
+    await create_stream(broker, max_msg_size=1000)
     async with database(database_url) as (engine, sessions):
         large = envelope("large", resource="1", note="x" * 2000)
         events = [
@@ -196,15 +197,15 @@ async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_o
             {"event_id": "other", "payload": envelope("other", resource="2")},
         ]
         await enqueue(engine, events, subject=SUBJECT)
-        settings = config(nats_server.url, outbox_max_attempts=3)
-        async with Bridge(settings, sessions, relay=True):
+        settings = config(broker.url, outbox_max_attempts=3)
+        async with relaying(settings, sessions, broker):
 
             async def blocked() -> bool:
                 held = "SELECT count(*) FROM jetstream_outbox_events WHERE held"
                 return bool(await scalar(engine, held) == 6)
 
             await eventually(blocked, what="the refused event and its followers are held")
-            assert "other" in await ids(nats_server.url)
+            assert "other" in await ids(broker)
 
             await eventually(settled(engine, failed=1, sent=6))
         [failed] = await rows(
@@ -214,12 +215,12 @@ async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_o
         )
         assert (failed.event_id, failed.attempts) == ("large", 3)
         assert "10054" in failed.last_error
-        followers = [i for i in await ids(nats_server.url) if i.startswith("e")]
+        followers = [i for i in await ids(broker) if i.startswith("e")]
         assert followers == ["e0", "e1", "e2", "e3", "e4"]
 
 
-async def create_stream(url: str, **changes: Any) -> None:
-    client = await nats.connect(url)
+async def create_stream(broker: Broker, **changes: Any) -> None:
+    client = await broker.connect()
     names = {"subjects": ["test.orders.sync.billing", "test.billing.sync.orders"]}
     stream = StreamConfig(name=STREAM, retention="workqueue", **names)  # type: ignore[arg-type]
     await client.jetstream().add_stream(stream.evolve(**changes))
@@ -227,7 +228,7 @@ async def create_stream(url: str, **changes: Any) -> None:
 
 
 async def test_an_event_larger_than_the_server_takes_fails_and_harms_nothing(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     """Sent as it is, it would make the server close the connection for good."""
     async with database(database_url) as (engine, sessions):
@@ -241,8 +242,8 @@ async def test_an_event_larger_than_the_server_takes_fails_and_harms_nothing(
             ],
             subject=SUBJECT,
         )
-        settings = config(nats_server.url, outbox_max_attempts=1)
-        bridge = Bridge(settings, sessions, relay=True)
+        settings = config(broker.url, outbox_max_attempts=1)
+        bridge = relaying(settings, sessions, broker)
         async with bridge:
             await eventually(settled(engine, failed=1, sent=1))
             assert bridge.connection.generation == 1
@@ -253,15 +254,15 @@ async def test_an_event_larger_than_the_server_takes_fails_and_harms_nothing(
 
 
 async def test_a_subject_without_a_stream_counts_against_the_event_only(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
         await enqueue(
             engine, [{"event_id": "lost", "payload": envelope("lost")}], subject="nobody.listens"
         )
         await enqueue(engine, many(5, resources=5), subject=SUBJECT)
-        settings = config(nats_server.url, outbox_max_attempts=2)
-        async with Bridge(settings, sessions, relay=True):
+        settings = config(broker.url, outbox_max_attempts=2)
+        async with relaying(settings, sessions, broker):
             await eventually(settled(engine, failed=1, sent=5))
         error = await scalar(
             engine, "SELECT last_error FROM jetstream_outbox_events WHERE status = 'failed'"
@@ -270,10 +271,10 @@ async def test_a_subject_without_a_stream_counts_against_the_event_only(
 
 
 async def test_a_new_destination_is_added_to_the_stream_when_it_is_first_needed(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
-        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        bridge = relaying(config(broker.url), sessions, broker)
         async with bridge:
             async with sessions() as session:
                 await bridge.publisher(session).publish(
@@ -281,49 +282,47 @@ async def test_a_new_destination_is_added_to_the_stream_when_it_is_first_needed(
                 )
                 await session.commit()
             await eventually(all_sent(engine, 1))
-        [message] = await stored(nats_server.url)
+        [message] = await stored(broker)
         assert message.subject == "test.orders.sync.shipping"
 
 
-async def test_an_ack_of_another_stream_does_not_count(
-    database_url: str, nats_server: NatsServer
-) -> None:
-    client = await nats.connect(nats_server.url)
+async def test_an_ack_of_another_stream_does_not_count(database_url: str, broker: Broker) -> None:
+    client = await broker.connect()
     await client.jetstream().add_stream(name="other", subjects=["foreign.subject"])
     await client.close()
     async with database(database_url) as (engine, sessions):
         await enqueue(
             engine, [{"event_id": "e", "payload": envelope("e")}], subject="foreign.subject"
         )
-        async with Bridge(config(nats_server.url, outbox_max_attempts=1), sessions, relay=True):
+        async with relaying(config(broker.url, outbox_max_attempts=1), sessions, broker):
             await eventually(settled(engine, failed=1))
         error = await scalar(engine, "SELECT last_error FROM jetstream_outbox_events")
         assert "stored by stream 'other'" in error
 
 
 async def test_a_deleted_stream_is_made_again_and_nothing_is_lost(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
-        async with Bridge(config(nats_server.url), sessions, relay=True):
+        async with relaying(config(broker.url), sessions, broker):
             await enqueue(engine, many(3, resources=3), subject=SUBJECT)
             await eventually(all_sent(engine, 3))
-            client = await nats.connect(nats_server.url)
+            client = await broker.connect()
             await client.jetstream().delete_stream(STREAM)
             await client.close()
             await enqueue(
                 engine, [{"event_id": "later", "payload": envelope("later")}], subject=SUBJECT
             )
             await eventually(all_sent(engine, 4))
-        assert await ids(nats_server.url) == ["later"]
+        assert await ids(broker) == ["later"]
 
 
 async def test_relay_that_dies_amid_a_claim_releases_its_lanes(
-    postgres_url: str, nats_server: NatsServer
+    postgres_url: str, broker: Broker
 ) -> None:
     """The database ends the first relay's connections: its claims end with them."""
     async with database(postgres_url) as (engine, sessions):
-        async with Bridge(config(nats_server.url), sessions, relay=True):
+        async with relaying(config(broker.url), sessions, broker):
             await enqueue(engine, many(2000, resources=50), subject=SUBJECT)
             kill = (
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
@@ -332,15 +331,15 @@ async def test_relay_that_dies_amid_a_claim_releases_its_lanes(
             for _ in range(5):
                 await scalar(engine, kill)
             await eventually(all_sent(engine, 2000), limit=30)
-        await assert_in_order(nats_server.url, 2000)
+        await assert_in_order(broker, 2000)
 
 
 @pytest.mark.parametrize("number", [1000])
 async def test_draining_costs_few_statements(
-    number: int, database_url: str, nats_server: NatsServer
+    number: int, database_url: str, broker: Broker
 ) -> None:
     async with database(database_url) as (engine, sessions):
-        bridge = Bridge(config(nats_server.url), sessions, relay=True)
+        bridge = relaying(config(broker.url), sessions, broker)
         async with bridge:
             await eventually(lambda: bridge.topology.problem is None)
             await bridge.connection.wait_connected(5)
@@ -363,10 +362,10 @@ def count_outbox_statements(engine: AsyncEngine) -> Sequence[str]:
 
 
 async def test_one_blocked_resource_does_not_slow_the_others(
-    database_url: str, nats_server: NatsServer
+    database_url: str, broker: Broker
 ) -> None:
     """Its followers leave what the relay reads, each once, and all go out in order later."""
-    await create_stream(nats_server.url, max_msg_size=1000)
+    await create_stream(broker, max_msg_size=1000)
     async with database(database_url) as (engine, sessions):
         followers = [
             {"event_id": f"e{n}", "payload": envelope(f"e{n}", resource="1", n=n)}
@@ -374,8 +373,8 @@ async def test_one_blocked_resource_does_not_slow_the_others(
         ]
         head = {"event_id": "head", "payload": envelope("head", resource="1", note="x" * 2000)}
         await enqueue(engine, [head, *followers], subject=SUBJECT)
-        settings = config(nats_server.url, backoff=(3600.0,))
-        async with Bridge(settings, sessions, relay=True):
+        settings = config(broker.url, backoff=(3600.0,))
+        async with relaying(settings, sessions, broker):
 
             async def held() -> bool:
                 sql = "SELECT count(*) FROM jetstream_outbox_events WHERE held"
@@ -400,5 +399,5 @@ async def test_one_blocked_resource_does_not_slow_the_others(
                     {"p": envelope("head", resource="1", n=-1)},
                 )
             await eventually(all_sent(engine, 3002), limit=30)
-        order = [i for i in await ids(nats_server.url) if i != "o"]
+        order = [i for i in await ids(broker) if i != "o"]
         assert order == ["head", *(f"e{n}" for n in range(3000))]

@@ -1,4 +1,4 @@
-"""Streams and consumers on a real server: only added to, shared without loss, never made anew."""
+"""Streams and consumers: only added to, shared without loss, never made anew."""
 
 from __future__ import annotations
 
@@ -27,9 +27,8 @@ from app.bridge.errors import (
 from app.bridge.stream_api import StreamApi
 from app.bridge.topology import Topology
 from app.bridge.topology_plan import Conflict, new_stream
+from tests.brokers import Broker, RealBroker, on_nats_server
 from tests.servers import NatsServer
-
-pytestmark = pytest.mark.real
 
 ORDERS = BridgeConfig(app_name="orders", destination_app="billing", env="test")
 BILLING = BridgeConfig(app_name="billing", destination_app="orders", env="test")
@@ -76,12 +75,13 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def service(
-    server: NatsServer, config: BridgeConfig = ORDERS, **options: Any
+    broker: Broker, config: BridgeConfig = ORDERS, **options: Any
 ) -> AsyncIterator[Service]:
     connection = Connection(
-        ConnectionOptions(urls=(server.url,), **options),
+        ConnectionOptions(urls=(broker.url,), **options),
         name=config.app_name,
         inbox_prefix=f"_INBOX_{config.app_name}",
+        make_client=broker.make_client,
     )
     await connection.start()
     try:
@@ -92,8 +92,8 @@ async def service(
 
 
 @pytest.fixture
-async def orders(nats_server: NatsServer) -> AsyncIterator[Service]:
-    async with service(nats_server) as orders:
+async def orders(broker: Broker) -> AsyncIterator[Service]:
+    async with service(broker) as orders:
         yield orders
 
 
@@ -162,10 +162,10 @@ async def test_a_wildcard_that_covers_the_subjects_is_enough(orders: Service) ->
 
 @pytest.mark.parametrize("first", [ORDERS, BILLING])
 async def test_the_second_service_adds_its_subjects_and_keeps_the_first_ones(
-    nats_server: NatsServer, first: BridgeConfig
+    broker: Broker, first: BridgeConfig
 ) -> None:
     second = BILLING if first is ORDERS else ORDERS
-    async with service(nats_server, first) as one, service(nats_server, second) as two:
+    async with service(broker, first) as one, service(broker, second) as two:
         await one.topology().ensure()
         plan = await two.topology().ensure()
         assert plan.changes == (f"add subject test.{second.app_name}.sync.dlq to stream {STREAM}",)
@@ -175,6 +175,7 @@ async def test_the_second_service_adds_its_subjects_and_keeps_the_first_ones(
         assert (await one.topology().ensure()).empty
 
 
+@on_nats_server
 async def test_adding_a_subject_leaves_every_other_field_as_it_was(orders: Service) -> None:
     theirs = new_stream(ORDERS, ["test.orders.sync.billing"]) | {
         "description": "made by hand",
@@ -198,6 +199,7 @@ async def test_adding_a_subject_leaves_every_other_field_as_it_was(orders: Servi
     assert f"stream {STREAM}: duplicate_window is 1m and not 2m; left as it is" in plan.differences
 
 
+@on_nats_server
 @pytest.mark.parametrize("retention", ["limits", "interest"])
 async def test_another_retention_is_told_and_left_and_subjects_are_added_all_the_same(
     orders: Service, retention: str, caplog: pytest.LogCaptureFixture
@@ -296,9 +298,9 @@ async def test_a_prefix_of_a_wildcard_is_not_taken_for_an_overlap(orders: Servic
 
 @pytest.mark.timeout(120)
 async def test_two_services_that_start_at_once_both_come_up_twenty_times_over(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
-    async with service(nats_server, ORDERS) as one, service(nats_server, BILLING) as two:
+    async with service(broker, ORDERS) as one, service(broker, BILLING) as two:
         for round_ in range(20):
             env = f"round{round_}"
             topologies = [one.topology(env=env), two.topology(env=env)]
@@ -316,15 +318,13 @@ async def test_two_services_that_start_at_once_both_come_up_twenty_times_over(
 
 @pytest.mark.timeout(120)
 async def test_four_services_with_different_subjects_lose_none_of_them(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
     configs = [
         BridgeConfig(app_name=f"app{n}", destination_app=f"peer{n}", env="test") for n in range(4)
     ]
     async with contextlib.AsyncExitStack() as stack:
-        services = [
-            await stack.enter_async_context(service(nats_server, config)) for config in configs
-        ]
+        services = [await stack.enter_async_context(service(broker, config)) for config in configs]
         for round_ in range(20):
             env = f"round{round_}"
             topologies = [one.topology(env=env, consume=True) for one in services]
@@ -421,6 +421,7 @@ async def test_a_consumer_that_is_as_it_should_be_is_not_touched(orders: Service
     assert first.created == second.created
 
 
+@on_nats_server
 async def test_a_consumer_that_differs_is_updated_in_place_and_keeps_its_state(
     orders: Service,
 ) -> None:
@@ -453,6 +454,7 @@ async def test_a_consumer_that_differs_is_updated_in_place_and_keeps_its_state(
     assert info.config.description == "made by hand"
 
 
+@on_nats_server
 async def test_a_difference_that_cannot_be_updated_makes_a_work_queue_consumer_anew_once(
     orders: Service,
 ) -> None:
@@ -476,6 +478,7 @@ async def test_a_difference_that_cannot_be_updated_makes_a_work_queue_consumer_a
     assert orders.writes == []
 
 
+@on_nats_server
 async def test_on_a_stream_that_keeps_messages_it_is_left_to_the_operator(orders: Service) -> None:
     topology = orders.topology(retention="limits", max_age=60.0)
     await topology.ensure()
@@ -587,11 +590,12 @@ async def test_without_provisioning_a_consumer_of_other_subjects_is_refused(
         await orders.topology(auto_provision=False).ensure_consumer()
 
 
+@pytest.mark.real
 async def test_a_user_who_may_not_look_binds_unseen() -> None:
     permissions = 'permissions: { publish: ["test.>"], subscribe: ["_INBOX_orders.>"] }'
     config = f"authorization {{ users: [{{ user: api, password: right, {permissions} }}] }}"
     with NatsServer(config=config) as server:
-        async with service(server, user="api", password="right") as orders:
+        async with service(RealBroker(server), user="api", password="right") as orders:
             topology = orders.topology(consume=True, auto_provision=False)
             await topology.ensure()
             assert await topology.ensure_consumer() is None
@@ -602,12 +606,13 @@ async def test_a_user_who_may_not_look_binds_unseen() -> None:
             assert "set AUTO_PROVISION=false" in (provisioning.problem or "")
 
 
+@pytest.mark.real
 async def test_a_user_who_may_only_look_at_the_stream_checks_that() -> None:
     publish = f'"$JS.API.STREAM.INFO.{STREAM}"'
     permissions = f'permissions: {{ publish: [{publish}], subscribe: ["_INBOX_orders.>"] }}'
     config = f"authorization {{ users: [{{ user: api, password: right, {permissions} }}] }}"
     with NatsServer(config=config) as server:
-        async with service(server, user="api", password="right") as orders:
+        async with service(RealBroker(server), user="api", password="right") as orders:
             topology = orders.topology(auto_provision=False)
             await topology.ensure()
             assert "does not exist" in (topology.problem or "")
@@ -617,23 +622,24 @@ async def test_a_user_who_may_only_look_at_the_stream_checks_that() -> None:
 
 
 async def test_without_a_connection_it_raises_and_can_be_called_again(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
-    async with service(nats_server) as orders:
+    async with service(broker) as orders:
         topology = orders.topology()
-        nats_server.terminate()
+        broker.terminate()
         began = time.monotonic()
         with pytest.raises(NatsConnectionError):
             await topology.ensure()
         assert time.monotonic() - began < 2
-        nats_server.start()
+        broker.start()
         await orders.connection.wait_connected(5)
         await topology.ensure()
         assert topology.problem is None
 
 
+@pytest.mark.real
 async def test_without_jetstream_it_says_so() -> None:
     with NatsServer(jetstream=False) as server:
-        async with service(server) as orders:
+        async with service(RealBroker(server)) as orders:
             with pytest.raises(NoRespondersError, match="STREAM"):
                 await orders.topology().ensure()

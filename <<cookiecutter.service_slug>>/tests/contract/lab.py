@@ -1,0 +1,168 @@
+"""How the contract's tests talk to JetStream: its raw requests and what comes back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from tests.brokers import Broker
+
+SECOND = 1_000_000_000
+QUIET = 0.15  # seconds after which nothing more is expected
+
+Json = dict[str, Any]
+
+
+class RefusedError(Exception):
+    """An error answer of JetStream."""
+
+    def __init__(self, error: Json) -> None:
+        super().__init__(error.get("description"))
+        self.code: int = error["code"]
+        self.err_code: int = error["err_code"]
+        self.description: str = error["description"]
+
+
+@dataclass
+class Pulled:
+    """What came on an inbox: the messages, and the status messages as `(code, description)`."""
+
+    messages: list[Msg]
+    statuses: list[tuple[str, str]]
+    headers: list[Mapping[str, str]]
+
+    @property
+    def data(self) -> list[str]:
+        return [message.data.decode() for message in self.messages]
+
+    @property
+    def tries(self) -> list[int]:
+        return [message.metadata.num_delivered or 0 for message in self.messages]
+
+
+class Lab:
+    """One client on one broker."""
+
+    def __init__(self, broker: Broker, client: Client) -> None:
+        self.broker = broker
+        self.client = client
+        self.js = client.jetstream(timeout=2)
+
+    async def api(self, operation: str, body: Json | None = None) -> Json:
+        """Send a request; return the answer, or raise `RefusedError`."""
+        payload = b"" if body is None else json.dumps(body).encode()
+        answer: Json = json.loads(
+            (await self.client.request(f"$JS.API.{operation}", payload, timeout=2)).data
+        )
+        if "error" in answer:
+            raise RefusedError(answer["error"])
+        return answer
+
+    async def refusal(self, operation: str, body: Json | None = None) -> tuple[int, int]:
+        """Send a request that must be refused; return its code and error code."""
+        try:
+            await self.api(operation, body)
+        except RefusedError as refused:
+            return refused.code, refused.err_code
+        raise AssertionError(f"{operation} was not refused")
+
+    async def stream(self, name: str = "S", *subjects: str, **config: Any) -> Json:
+        subject_list = list(subjects or [f"{name.lower()}.>"])
+        return await self.api(
+            f"STREAM.CREATE.{name}", {"name": name, "subjects": subject_list, **config}
+        )
+
+    async def durable(self, stream: str = "S", name: str = "c", **config: Any) -> Json:
+        settings = {"durable_name": name, "ack_policy": "explicit", **config}
+        return await self.api(
+            f"CONSUMER.DURABLE.CREATE.{stream}.{name}",
+            {"stream_name": stream, "config": settings},
+        )
+
+    async def publish(
+        self, subject: str = "s.a", data: str = "", headers: Mapping[str, str] | None = None
+    ) -> Json:
+        """Publish as a request; return the acknowledgement, which may be an error."""
+        reply = await self.client.request(
+            subject, data.encode(), timeout=2, headers=dict(headers) if headers else None
+        )
+        answer: Json = json.loads(reply.data)
+        return answer
+
+    async def publish_many(self, number: int, subject: str = "s.a") -> None:
+        for n in range(number):
+            await self.publish(subject, f"m{n}")
+
+    async def state(self, stream: str = "S") -> Json:
+        state: Json = (await self.api(f"STREAM.INFO.{stream}"))["state"]
+        return state
+
+    async def info(self, stream: str = "S", durable: str = "c") -> Json:
+        """What is known of a consumer, without its times."""
+        info = await self.api(f"CONSUMER.INFO.{stream}.{durable}")
+        for place in ("delivered", "ack_floor"):
+            info[place].pop("last_active", None)
+        return info
+
+    async def inbox(self) -> Inbox:
+        inbox = self.client.new_inbox()
+        return Inbox(self, inbox, await self.client.subscribe(inbox))
+
+    async def pull(
+        self, batch: int = 1, *, stream: str = "S", durable: str = "c", **request: Any
+    ) -> Pulled:
+        """Ask for messages without waiting for more, and take what comes."""
+        inbox = await self.inbox()
+        await inbox.ask(batch, stream=stream, durable=durable, **{"no_wait": True, **request})
+        pulled = await inbox.take()
+        await inbox.close()
+        return pulled
+
+
+class Inbox:
+    """Where a pull request's answers come."""
+
+    def __init__(self, lab: Lab, name: str, subscription: Subscription) -> None:
+        self._lab = lab
+        self._name = name
+        self._subscription = subscription
+
+    async def ask(
+        self, batch: int = 1, *, stream: str = "S", durable: str = "c", **request: Any
+    ) -> None:
+        """Ask for messages; times are nanoseconds, as on the wire."""
+        await self.ask_raw(
+            json.dumps({"batch": batch, **request}).encode(), stream=stream, durable=durable
+        )
+
+    async def ask_raw(self, body: bytes, *, stream: str = "S", durable: str = "c") -> None:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        await self._lab.client.publish(subject, body, reply=self._name)
+
+    async def take(self, *, quiet: float = QUIET) -> Pulled:
+        """Take what comes until nothing came for a while."""
+        messages: list[Msg] = []
+        statuses: list[tuple[str, str]] = []
+        headers: list[Mapping[str, str]] = []
+        while True:
+            try:
+                message = await self._subscription.next_msg(timeout=quiet)
+            except TimeoutError:
+                return Pulled(messages, statuses, headers)
+            status = (message.headers or {}).get("Status")
+            if status is None:
+                messages.append(message)
+            else:
+                found = {str(k): v for k, v in (message.headers or {}).items()}
+                description = (message.headers or {}).get("Description", "")
+                statuses.append((status, description))
+                headers.append(found)
+
+    async def close(self) -> None:
+        await self._subscription.unsubscribe()

@@ -1,0 +1,433 @@
+"""Pull requests and their answers, acknowledgements, and what is delivered again when."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import nats.errors
+import nats.js.errors
+import pytest
+from nats.aio.msg import Msg
+
+from tests.contract.lab import SECOND, Lab
+from tests.waiting import eventually
+
+
+async def test_messages_come_in_order_with_what_is_known_of_them(lab: Lab) -> None:
+    await lab.stream()
+    await lab.publish("s.a", "0", headers={"k": "v"})
+    await lab.publish("s.b", "1")
+    await lab.durable()
+    pulled = await lab.pull(5)
+    assert pulled.data == ["0", "1"]
+    first, second = pulled.messages
+    assert (first.subject, first.headers) == ("s.a", {"k": "v"})
+    assert (second.subject, second.headers) == ("s.b", None)
+    metadata = second.metadata
+    assert (metadata.stream, metadata.consumer) == ("S", "c")
+    assert (metadata.sequence.stream, metadata.sequence.consumer) == (2, 2)
+    assert (metadata.num_delivered, metadata.num_pending) == (1, 0)
+    stored = await lab.api("STREAM.MSG.GET.S", {"seq": 2})
+    assert metadata.timestamp.strftime("%Y-%m-%dT%H:%M:%S") == stored["message"]["time"][:19]
+
+
+@pytest.mark.since("2.11")
+async def test_a_request_that_does_not_wait_says_when_there_is_nothing(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    assert (await lab.pull(5)).statuses == [("404", "No Messages")]
+    await lab.publish_many(2)
+    pulled = await lab.pull(5)
+    assert (pulled.data, pulled.statuses) == (["m0", "m1"], [("404", "No Messages")])
+
+
+async def test_a_batch_that_is_full_ends_without_a_word(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    await lab.publish_many(3)
+    pulled = await lab.pull(2)
+    assert (pulled.data, pulled.statuses) == (["m0", "m1"], [])
+    assert (await lab.info())["num_waiting"] == 0
+
+
+async def test_a_request_waits_for_its_messages_and_then_for_its_end(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    inbox = await lab.inbox()
+    await inbox.ask(3, expires=SECOND)
+    assert (await inbox.take()).messages == []
+    assert (await lab.info())["num_waiting"] == 1
+    await lab.publish_many(2)
+    assert (await inbox.take()).data == ["m0", "m1"]
+    pulled = await inbox.take(quiet=1.2)
+    assert pulled.statuses == [("408", "Request Timeout")]
+    assert pulled.headers[0]["Nats-Pending-Messages"] == "1"
+    assert pulled.headers[0]["Nats-Pending-Bytes"] == "0"
+    assert (await lab.info())["num_waiting"] == 0
+
+
+@pytest.mark.since("2.11")
+async def test_a_one_shot_waits_for_the_first_message_only(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    inbox = await lab.inbox()
+    await inbox.ask(5, no_wait=True, expires=5 * SECOND)
+    assert (await inbox.take()).statuses == []
+    await lab.publish("s.a", "x")
+    pulled = await inbox.take()
+    assert pulled.data == ["x"]
+    assert [code for code, _ in pulled.statuses] == ["404"]
+
+
+async def test_heartbeats_while_nothing_comes(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    inbox = await lab.inbox()
+    await inbox.ask(1, expires=SECOND, idle_heartbeat=3 * SECOND // 10)
+    pulled = await inbox.take(quiet=0.6)
+    assert pulled.statuses[:3] == [("100", "Idle Heartbeat")] * 3
+    assert pulled.statuses[-1] == ("408", "Request Timeout")
+
+
+async def test_a_heartbeat_has_to_fit_twice(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    inbox = await lab.inbox()
+    await inbox.ask(1, expires=SECOND, idle_heartbeat=SECOND)
+    [(code, description)] = (await inbox.take()).statuses
+    assert (code, description) == ("400", "Bad Request - heartbeat value too large")
+
+
+@pytest.mark.parametrize("body", [b"", b"1", b'{"batch": 0}'])
+async def test_a_request_may_be_short(lab: Lab, body: bytes) -> None:
+    await lab.stream()
+    await lab.durable()
+    await lab.publish_many(2)
+    inbox = await lab.inbox()
+    await inbox.ask_raw(body)
+    assert (await inbox.take()).data == ["m0"]
+
+
+async def test_a_request_that_is_no_json(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    inbox = await lab.inbox()
+    await inbox.ask_raw(b"{bad")
+    [(code, _)] = (await inbox.take()).statuses
+    assert code == "400"
+
+
+async def test_limits_of_requests(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(max_batch=5, max_expires=SECOND)
+    inbox = await lab.inbox()
+    await inbox.ask(6, expires=SECOND)
+    await inbox.ask(1, expires=2 * SECOND)
+    statuses = (await inbox.take()).statuses
+    assert [code for code, _ in statuses] == ["409", "409"]
+    assert "MaxRequestBatch" in statuses[0][1]
+    assert "MaxRequestExpires" in statuses[1][1]
+
+
+async def test_too_many_requests(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(max_waiting=2)
+    inbox = await lab.inbox()
+    for _ in range(3):
+        await inbox.ask(1, expires=5 * SECOND)
+    assert (await inbox.take()).statuses == [("409", "Exceeded MaxWaiting")]
+
+
+async def test_a_consumer_that_is_not_there_has_no_responders(lab: Lab) -> None:
+    await lab.stream()
+    inbox = await lab.inbox()
+    await inbox.ask(1, expires=SECOND)
+    assert [code for code, _ in (await inbox.take()).statuses] == ["503"]
+    with pytest.raises(nats.js.errors.ServiceUnavailableError):
+        await (await lab.js.pull_subscribe_bind("c", "S")).fetch(1, timeout=1)
+
+
+@pytest.mark.parametrize("what", ["CONSUMER.DELETE.S.c", "STREAM.DELETE.S"])
+async def test_who_waits_is_told_that_the_consumer_is_deleted(lab: Lab, what: str) -> None:
+    await lab.stream()
+    await lab.durable()
+    inbox = await lab.inbox()
+    await inbox.ask(1, expires=5 * SECOND)
+
+    async def is_waiting() -> bool:
+        """The server has read the request, and has put it to the consumer as well."""
+        return bool((await lab.info())["num_waiting"] == 1)
+
+    await eventually(is_waiting)
+    await lab.api(what)
+    assert (await inbox.take()).statuses == [("409", "Consumer Deleted")]
+
+
+async def test_a_request_ends_with_its_inbox(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND)
+    inbox = await lab.inbox()
+    await inbox.ask(5, expires=30 * SECOND)
+    await inbox.close()
+    await lab.publish_many(1)
+
+    async def another_gets_it() -> bool:
+        """At once, or after `ack_wait` if the server had not noticed the closed inbox yet."""
+        return (await lab.pull()).data == ["m0"]
+
+    await eventually(another_gets_it)
+
+
+async def test_those_who_ask_take_turns(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    one, other = await lab.inbox(), await lab.inbox()
+    await one.ask(2, expires=5 * SECOND)
+    await other.ask(2, expires=5 * SECOND)
+    await lab.client.flush()
+    await lab.publish_many(4)
+    assert (await one.take()).data == ["m0", "m2"]
+    assert (await other.take()).data == ["m1", "m3"]
+
+
+# --- acknowledgements
+
+
+async def test_an_acknowledged_message_is_not_delivered_again(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND // 2)
+    await lab.publish_many(1)
+    [message] = (await lab.pull()).messages
+    await message.ack()
+    await lab.broker.passes(0.8)
+    assert (await lab.pull()).data == []
+    assert (await lab.state())["messages"] == 1
+    with pytest.raises(nats.errors.MsgAlreadyAckdError):
+        await message.ack()
+
+
+async def test_an_acknowledged_message_leaves_a_work_queue(lab: Lab) -> None:
+    await lab.stream(retention="workqueue")
+    await lab.durable()
+    await lab.publish_many(2)
+    pulled = await lab.pull(2)
+    await pulled.messages[1].ack_sync(timeout=2)
+    state = await lab.state()
+    assert (state["messages"], state["first_seq"], state["last_seq"]) == (1, 1, 2)
+    await pulled.messages[0].ack_sync(timeout=2)
+    state = await lab.state()
+    assert (state["messages"], state["first_seq"]) == (0, 3)
+
+
+async def test_a_confirmed_acknowledgement_is_confirmed_twice(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    await lab.publish_many(1)
+    [message] = (await lab.pull()).messages
+    for _ in range(2):
+        reply = await lab.client.request(message.reply, b"+ACK", timeout=2)
+        assert reply.data == b""
+
+
+async def test_a_confirmed_acknowledgement_without_a_consumer(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    await lab.publish_many(1)
+    [message] = (await lab.pull()).messages
+    await lab.api("CONSUMER.DELETE.S.c")
+    with pytest.raises(nats.errors.NoRespondersError):
+        await lab.client.request(message.reply, b"+ACK", timeout=2)
+
+
+async def test_what_is_not_acknowledged_comes_again(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND // 2)
+    await lab.publish_many(1)
+    await lab.pull()
+    assert (await lab.pull()).data == []
+    await lab.broker.passes(0.6)
+    pulled = await lab.pull()
+    assert (pulled.data, pulled.tries) == (["m0"], [2])
+    assert pulled.messages[0].metadata.sequence.consumer == 2
+
+
+async def test_a_late_acknowledgement_counts(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND // 2)
+    await lab.publish_many(1)
+    [first] = (await lab.pull()).messages
+    await lab.broker.passes(0.6)
+    await lab.pull()
+    await first.ack_sync(timeout=2)
+    assert (await lab.info())["num_ack_pending"] == 0
+    await lab.broker.passes(0.6)
+    assert (await lab.pull()).data == []
+
+
+async def test_nak_brings_it_back_at_once(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    await lab.publish_many(3)
+    pulled = await lab.pull(2)
+    await pulled.messages[0].nak()
+    await lab.broker.passes(0.1)
+    again = await lab.pull(3)
+    assert (again.data, again.tries) == (["m0", "m2"], [2, 1])
+
+
+async def test_nak_with_a_delay_brings_it_back_then(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND // 4)
+    await lab.publish_many(1)
+    inbox = await lab.inbox()
+    await inbox.ask(5, expires=30 * SECOND)
+    [message] = (await inbox.take()).messages
+    await message.nak(delay=1.0)
+    assert (await inbox.take(quiet=0.7)).data == []
+    assert (await inbox.take(quiet=0.6)).tries[:1] == [2]
+
+
+async def test_in_progress_puts_off_the_next_delivery(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=6 * SECOND // 10)
+    await lab.publish_many(1)
+    [message] = (await lab.pull()).messages
+    for _ in range(3):
+        await lab.broker.passes(0.4)
+        await message.in_progress()
+    assert (await lab.pull()).data == []
+    await lab.broker.passes(0.7)
+    assert (await lab.pull()).tries == [2]
+
+
+async def test_term_ends_it(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND // 2)
+    await lab.publish_many(1)
+    [message] = (await lab.pull()).messages
+    await message.term()
+    await lab.broker.passes(0.7)
+    assert (await lab.pull()).data == []
+    assert (await lab.info())["num_ack_pending"] == 0
+    assert (await lab.state())["messages"] == 1
+
+
+async def test_term_deletes_from_a_work_queue(lab: Lab) -> None:
+    await lab.stream(retention="workqueue")
+    await lab.durable()
+    await lab.publish_many(1)
+    [message] = (await lab.pull()).messages
+    await message.term()
+    await lab.broker.passes(0.1)
+    assert (await lab.state())["messages"] == 0
+
+
+@pytest.mark.parametrize("retention", ["limits", "workqueue"])
+async def test_after_max_deliver_it_is_left_where_it_is(lab: Lab, retention: str) -> None:
+    await lab.stream(retention=retention)
+    await lab.durable(ack_wait=SECOND // 4, max_deliver=2)
+    await lab.publish_many(2)
+    inbox = await lab.inbox()
+    await inbox.ask(10, expires=30 * SECOND)
+    pulled = await inbox.take(quiet=0.8)
+    assert pulled.data == ["m0", "m1", "m0", "m1"]
+    assert pulled.tries == [1, 1, 2, 2]
+    info = await lab.info()
+    assert (info["num_ack_pending"], info["num_pending"]) == (0, 0)
+    assert (await lab.state())["messages"] == 2
+    await lab.publish("s.a", "later")
+    assert (await inbox.take()).data == ["later"]
+
+
+async def test_only_so_many_are_out_at_once(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(max_ack_pending=2)
+    await lab.publish_many(4)
+    inbox = await lab.inbox()
+    await inbox.ask(10, expires=30 * SECOND)
+    pulled = await inbox.take()
+    assert pulled.data == ["m0", "m1"]
+    await pulled.messages[0].ack()
+    assert (await inbox.take()).data == ["m2"]
+    await pulled.messages[1].nak()
+    assert (await inbox.take()).data == ["m1"]
+
+
+async def test_a_filter_takes_its_own_only(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(filter_subject="s.*.x")
+    for subject in ("s.a", "s.a.x", "s.b.x", "s.a.y", "s.a.x.z"):
+        await lab.publish(subject, subject)
+    pulled = await lab.pull(10)
+    assert pulled.data == ["s.a.x", "s.b.x"]
+    assert [m.metadata.num_pending for m in pulled.messages] == [1, 0]
+
+
+async def test_two_consumers_of_a_stream_have_each_message_both(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(name="one")
+    await lab.durable(name="other")
+    await lab.publish_many(2)
+    for name in ("one", "other"):
+        pulled = await lab.pull(5, durable=name)
+        assert pulled.data == ["m0", "m1"]
+
+
+async def test_a_message_that_is_deleted_while_it_is_out(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable(ack_wait=SECOND // 4)
+    await lab.publish_many(2)
+    pulled = await lab.pull(1)
+    await lab.api("STREAM.MSG.DELETE.S", {"seq": 1})
+    await lab.broker.passes(0.5)
+    assert (await lab.pull(5)).data == ["m1"]
+    await pulled.messages[0].ack()
+
+
+async def test_a_purged_stream_delivers_what_comes_after(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    await lab.publish_many(3)
+    await lab.api("STREAM.PURGE.S")
+    assert (await lab.info())["num_pending"] == 0
+    await lab.publish("s.a", "after")
+    assert (await lab.pull(5)).data == ["after"]
+
+
+# --- nats-py's own fetch, which tests use
+
+
+async def test_fetch(lab: Lab) -> None:
+    await lab.stream(retention="workqueue")
+    await lab.durable()
+    subscription = await lab.js.pull_subscribe_bind("c", "S")
+    with pytest.raises(asyncio.TimeoutError):
+        await subscription.fetch(1, timeout=0.3)
+    await lab.publish_many(5)
+    assert [m.data for m in await subscription.fetch(1, timeout=1)] == [b"m0"]
+    messages = await subscription.fetch(10, timeout=1)
+    assert [m.data for m in messages] == [b"m1", b"m2", b"m3", b"m4"]
+    await asyncio.gather(*(message.ack_sync(timeout=2) for message in messages))
+    assert (await lab.state())["messages"] == 1
+    await subscription.unsubscribe()
+
+
+async def test_a_message_that_arrives_while_somebody_waits_comes_at_once(lab: Lab) -> None:
+    await lab.stream()
+    await lab.durable()
+    came = asyncio.Event()
+    inbox = lab.client.new_inbox()
+
+    async def deliver(message: Msg) -> None:
+        if message.reply:
+            came.set()
+
+    await lab.client.subscribe(inbox, cb=deliver)
+    request = json.dumps({"batch": 1, "expires": 30 * SECOND}).encode()
+    await lab.client.publish("$JS.API.CONSUMER.MSG.NEXT.S.c", request, reply=inbox)
+    await lab.publish_many(1)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(came.wait(), 1)
+    assert came.is_set()

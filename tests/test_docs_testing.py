@@ -1,0 +1,36 @@
+"""Every Python block of docs/testing.md is a test of a generated service, and passes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parent.parent / "docs" / "testing.md"
+_BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_blocks_of_the_page_pass(default_service: Path) -> None:
+    blocks = _BLOCK.findall(PAGE.read_text())
+    assert len(blocks) >= 8
+    folder = default_service / "tests" / "page"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    try:
+        for number, block in enumerate(blocks):
+            text = f"from app.models import Customer\n\n{block}"
+            (folder / f"test_block_{number}.py").write_text(text)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "tests/page"],
+            cwd=default_service,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        folder.rmdir()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{sum(block.count('async def test_') for block in blocks)} passed" in done.stdout
