@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from tests.brokers import Broker
+from tests.waiting import eventually
 
 SECOND = 1_000_000_000
-QUIET = 0.15  # seconds after which nothing more is expected
+LIMIT = 10.0  # seconds for what has to come
+QUIET = 0.15  # seconds in which what must not come would have come
 
 Json = dict[str, Any]
 
@@ -36,6 +39,14 @@ class Pulled:
     messages: list[Msg]
     statuses: list[tuple[str, str]]
     headers: list[Mapping[str, str]]
+
+    def add(self, message: Msg) -> None:
+        headers = dict(message.headers or {})
+        if "Status" not in headers:
+            self.messages.append(message)
+        else:
+            self.statuses.append((headers["Status"], headers.get("Description", "")))
+            self.headers.append(headers)
 
     @property
     def data(self) -> list[str]:
@@ -114,13 +125,32 @@ class Lab:
         inbox = self.client.new_inbox()
         return Inbox(self, inbox, await self.client.subscribe(inbox))
 
-    async def pull(
-        self, batch: int = 1, *, stream: str = "S", durable: str = "c", **request: Any
-    ) -> Pulled:
-        """Ask for messages without waiting for more, and take what comes."""
+    async def waiting(self, requests: int = 1) -> None:
+        """Return when the server has put so many pull requests to the consumer."""
+
+        async def are_waiting() -> bool:
+            return bool((await self.info())["num_waiting"] == requests)
+
+        await eventually(are_waiting, what=f"{requests} waiting requests")
+
+    async def answer(self, message: Msg, word: bytes) -> None:
+        """Say `+ACK`, `-NAK`, `+WPI` or `+TERM`, and return when the server has taken it."""
+        reply = await self.client.request(message.reply, word, timeout=2)
+        assert reply.data == b""
+
+    async def pull(self, batch: int = 1, *, stream: str = "S", durable: str = "c") -> Pulled:
+        """Take what is there; the server says at once when there is no more."""
         inbox = await self.inbox()
-        await inbox.ask(batch, stream=stream, durable=durable, **{"no_wait": True, **request})
-        pulled = await inbox.take()
+        await inbox.ask(batch, stream=stream, durable=durable, no_wait=True)
+        pulled = await inbox.take(messages=batch, statuses=1, either=True, quiet=0)
+        await inbox.close()
+        return pulled
+
+    async def pull_waiting(self, batch: int = 1) -> Pulled:
+        """Wait until `batch` messages have come."""
+        inbox = await self.inbox()
+        await inbox.ask(batch, expires=30 * SECOND)
+        pulled = await inbox.take(messages=batch, quiet=0)
         await inbox.close()
         return pulled
 
@@ -145,24 +175,23 @@ class Inbox:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         await self._lab.client.publish(subject, body, reply=self._name)
 
-    async def take(self, *, quiet: float = QUIET) -> Pulled:
-        """Take what comes until nothing came for a while."""
-        messages: list[Msg] = []
-        statuses: list[tuple[str, str]] = []
-        headers: list[Mapping[str, str]] = []
+    async def take(
+        self, *, messages: int = 0, statuses: int = 0, either: bool = False, quiet: float = QUIET
+    ) -> Pulled:
+        """Wait for so many messages and status messages (for `either`: one or the other), and
+        then take what else comes in `quiet` seconds."""
+        pulled = Pulled([], [], [])
+        deadline = asyncio.get_running_loop().time() + LIMIT
         while True:
+            enough = (len(pulled.messages) >= messages, len(pulled.statuses) >= statuses)
+            done = any(enough) if either else all(enough)
+            if done and not quiet:
+                return pulled
+            left = deadline - asyncio.get_running_loop().time()
             try:
-                message = await self._subscription.next_msg(timeout=quiet)
+                pulled.add(await self._subscription.next_msg(timeout=quiet if done else left))
             except TimeoutError:
-                return Pulled(messages, statuses, headers)
-            status = (message.headers or {}).get("Status")
-            if status is None:
-                messages.append(message)
-            else:
-                found = {str(k): v for k, v in (message.headers or {}).items()}
-                description = (message.headers or {}).get("Description", "")
-                statuses.append((status, description))
-                headers.append(found)
+                return pulled
 
     async def close(self) -> None:
         await self._subscription.unsubscribe()

@@ -8,6 +8,7 @@ from typing import Any
 
 import nats.errors
 import pytest
+from nats.aio.client import Client
 
 from tests.brokers import Broker
 from tests.contract.lab import Lab
@@ -37,6 +38,12 @@ class Calls:
 
     async def _error(self, error: Exception) -> None:
         self.errors.append(error)
+
+
+async def settle(client: Client) -> None:
+    """Return when the server has read all that `client` sent: it answers in turn."""
+    with pytest.raises(nats.errors.NoRespondersError):
+        await client.request("nobody", b"", timeout=2)
 
 
 async def test_the_server_says_who_it_is(lab: Lab) -> None:
@@ -162,7 +169,6 @@ async def test_wildcards_of_subscriptions(lab: Lab) -> None:
     await lab.client.subscribe("b.>", cb=hear)
     for subject in ("a.b.c", "a.b", "a.b.c.d", "b", "b.x", "b.x.y"):
         await lab.client.publish(subject, b"")
-    await lab.client.flush()
     await eventually(lambda: len(heard) == 3)
     assert heard == ["a.b.c", "b.x", "b.x.y"]
 
@@ -178,7 +184,6 @@ async def test_unsubscribed_is_unheard(lab: Lab) -> None:
     await gone.unsubscribe()
     for n in range(5):
         await lab.client.publish("a", str(n).encode())
-    await lab.client.flush()
     await eventually(lambda: twice == [b"0", b"1"])
     with pytest.raises(asyncio.TimeoutError):
         await gone.next_msg(timeout=0.2)
@@ -193,10 +198,10 @@ async def test_drain_hands_out_what_came_and_closes(broker: Broker, lab: Lab) ->
         heard.append(message.data)
 
     await client.subscribe("a", cb=hear)
-    await client.flush()
+    await settle(client)
     for n in range(10):
         await lab.client.publish("a", str(n).encode())
-    await lab.client.flush()
+    await settle(lab.client)
     await client.drain()
     assert client.is_closed
     assert len(heard) == 10

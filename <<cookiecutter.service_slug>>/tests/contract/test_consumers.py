@@ -79,10 +79,10 @@ async def test_what_cannot_be_updated(lab: Lab, changes: dict[str, Any]) -> None
 async def test_a_longer_ack_wait_holds_for_what_is_out_already(lab: Lab) -> None:
     await lab.stream()
     await lab.publish_many(1)
-    await lab.durable(ack_wait=SECOND // 2)
+    await lab.durable(ack_wait=2 * SECOND)
     await lab.pull()
-    await lab.durable(ack_wait=10 * SECOND)
-    await lab.broker.passes(1.0)
+    await lab.durable(ack_wait=30 * SECOND)
+    await lab.broker.passes(2.5)
     assert (await lab.pull()).data == []
 
 
@@ -169,7 +169,7 @@ async def test_a_filter_outside_the_stream_delivers_nothing(lab: Lab) -> None:
 async def test_the_counts_of_a_consumer_through_its_life(lab: Lab) -> None:
     await lab.stream()
     await lab.publish_many(4)
-    await lab.durable(ack_wait=SECOND // 2)
+    await lab.durable()
     pulled = await lab.pull(3)
     info = await lab.info()
     assert info["delivered"] == {"consumer_seq": 3, "stream_seq": 3}
@@ -179,7 +179,7 @@ async def test_the_counts_of_a_consumer_through_its_life(lab: Lab) -> None:
     assert (await lab.info())["ack_floor"] == {"consumer_seq": 0, "stream_seq": 0}
     await pulled.messages[0].ack_sync(timeout=2)
     assert (await lab.info())["ack_floor"] == {"consumer_seq": 2, "stream_seq": 2}
-    await lab.broker.passes(0.7)
+    await lab.answer(pulled.messages[2], b"-NAK")
     again = await lab.pull(1)
     assert (again.data, again.tries) == (["m2"], [2])
     info = await lab.info()
