@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-versions demo bench lint format
+.PHONY: help setup test demo bench lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -39,9 +39,6 @@ missing:
 
 test: setup ## Run every test, those of generated services included
 	@$(BIN)/python -m pytest
-
-test-versions: setup ## Run the contract of mock and server on older nats-servers too
-	@$(BIN)/python -m pytest -m versions tests/test_server_versions.py
 
 demo: setup ## Generate two services and watch their events cross (KEEP=1 leaves them running)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
