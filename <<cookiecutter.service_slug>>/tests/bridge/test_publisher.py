@@ -143,7 +143,7 @@ async def written(sessions: Sessions, *given: Any, **fields: Any) -> dict[str, A
         found = await connection.exec_driver_sql(
             "SELECT event_id, CAST(payload AS TEXT) FROM jetstream_outbox_events"
         )
-        event_id, body = found.one()
+        event_id, body = tuple(found.one())
     wire: dict[str, Any] = json.loads(body)
     assert result.event_id == event_id == wire["event_id"]
     return wire
