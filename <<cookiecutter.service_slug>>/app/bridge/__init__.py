@@ -11,8 +11,10 @@ from .event import Event, Metadata
 from .nats_session import ClientFactory, GuardedClient
 from .publisher import Publisher, PublishResult
 from .registry import Consumers
+from .retry import Backoff, Delays, Exponential, Linear, RetryStrategy
 
 __all__ = [
+    "Backoff",
     "Bridge",
     "BridgeConfig",
     "BridgeError",
@@ -20,11 +22,15 @@ __all__ = [
     "ClientFactory",
     "ConnectionOptions",
     "Consumers",
+    "Delays",
     "Event",
+    "Exponential",
     "GuardedClient",
+    "Linear",
     "Metadata",
     "PublishResult",
     "Publisher",
     "Retry",
+    "RetryStrategy",
     "Unrecoverable",
 ]
