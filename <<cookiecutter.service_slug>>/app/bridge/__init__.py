@@ -8,6 +8,7 @@ from .bridge import Bridge, Check
 from .config import BridgeConfig, ConnectionOptions
 from .errors import BridgeError, Retry, Unrecoverable
 from .event import Event, Metadata
+from .letter import DeadLetter
 from .nats_session import ClientFactory, GuardedClient
 from .publisher import Publisher, PublishResult
 from .registry import Consumers
@@ -22,6 +23,7 @@ __all__ = [
     "ClientFactory",
     "ConnectionOptions",
     "Consumers",
+    "DeadLetter",
     "Delays",
     "Event",
     "Exponential",

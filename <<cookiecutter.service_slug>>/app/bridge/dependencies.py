@@ -30,7 +30,13 @@ _REMEDY = "AsyncSession, Publisher, logging.Logger or structlog's BoundLogger"
 def hints_of(function: Callable[..., Any], name: str) -> list[tuple[str, Any]]:
     """Return the parameters of `function` and what they are annotated with."""
     parameters = inspect.signature(function).parameters.values()
-    hints = get_type_hints(inspect.unwrap(function))
+    try:
+        hints = get_type_hints(inspect.unwrap(function))
+    except NameError as error:
+        raise RegistrationError(
+            f"{name} has an annotation that does not exist when it runs: {error}; import the type "
+            "at the top of the module, and not under TYPE_CHECKING"
+        ) from error
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             raise RegistrationError(

@@ -76,9 +76,7 @@ def _with_event(letter: DeadLetter, envelope: ReceivedEnvelope) -> DeadLetter:
     return replace(letter, event=event_of(envelope, metadata, envelope.payload, letter.event_id))
 
 
-def event_of(
-    envelope: ReceivedEnvelope, metadata: Metadata, payload: Any, key: str
-) -> Event[Any]:
+def event_of(envelope: ReceivedEnvelope, metadata: Metadata, payload: Any, key: str) -> Event[Any]:
     """Return what a handler gets; `key` is the id of an event that has none of its own."""
     return Event(
         event_id=envelope.event_id or key,
@@ -119,7 +117,9 @@ def _text(context: Mapping[str, Any], name: str) -> str:
 def _number(value: object) -> int | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return None
 
 
 def _sequence(value: object) -> int | None:
