@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 from sqlalchemy import text, update
@@ -20,11 +21,12 @@ from app.bridge.outbox_maintenance import (
     OutboxMaintenance,
     RetryOutcome,
 )
+from app.bridge.relay import MAINTENANCE_EVERY
 from app.bridge.settlement import Failure, Retry, Settlement
 from tests.bridge.support import config, database, enqueue, envelope, rows, statements
 from tests.bridge.test_lanes import claimed, ids, run
 from tests.bridge.test_relay import SUBJECT, all_sent, counts, many, relaying, settled, stored
-from tests.brokers import Broker
+from tests.brokers import Broker, broker_of
 from tests.waiting import eventually
 
 TOO_LARGE = "x" * 2_000_000
@@ -352,3 +354,29 @@ async def test_followers_of_a_row_that_somebody_deleted_are_freed(database_url: 
             )
         assert await maintenance.release_orphans() == 1
         assert await ready(engine) == ["e1", "e2"]
+
+
+async def test_a_running_relay_cleans_up_by_itself_and_survives_a_fault(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with broker_of("mock") as broker, database(sqlite_url) as (engine, sessions):
+        await fill(engine, 6, resources=2)
+        await run(
+            engine,
+            "UPDATE jetstream_outbox_events SET status = 'sent', sent_at = '2020-01-01' "
+            "WHERE id <= 4",
+        )
+        bridge = relaying(config(broker.url), sessions, broker)
+        clean, faults = bridge.outbox_maintenance.delete_sent, iter([OSError("gone")])
+
+        async def delete_sent(**arguments: Any) -> Cleaned:
+            for fault in faults:
+                raise fault
+            return await clean(**arguments)
+
+        monkeypatch.setattr(bridge.outbox_maintenance, "delete_sent", delete_sent)
+        async with bridge:
+            await eventually(lambda: bridge.checks()["relay"].ok, what="the relay works")
+            await broker.passes(2 * MAINTENANCE_EVERY + 1)
+            await eventually(settled(engine, sent=2), what="the old rows are gone")
+            assert bridge.checks()["relay"].ok
