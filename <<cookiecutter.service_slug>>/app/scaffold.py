@@ -19,7 +19,7 @@ from app.bridge.envelope import parse
 from app.consumers import load_consumers
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*(?:\.[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)+")
-_LONGEST = 64  # characters; the names that are made of the type fit a line then
+_LONGEST = 56  # characters; the names that are made of the type fit a line then
 _RULE = "write it like invoice.paid: small letters, digits, '-' and '_', with a dot between"
 _TAKEN = frozenset({"BaseModel", "AsyncSession", "PublishResult"})  # names of the modules' imports
 
