@@ -3,7 +3,9 @@
 The rule is one sentence: time moves only while everybody waits. As long as something on the loop
 can run, its clock stands still; when nothing can, it jumps to the next timer. While work is under
 way outside the loop, where the clock cannot look (a database call in its thread, a function in an
-executor), it goes at the world's pace, so that nothing is overtaken and nothing is stuck.
+executor), it stands still too, however busy the machine is. Only when such work takes longer than
+it ever should (it may wait for a lock whose holder waits for this clock) time goes on, at the
+world's pace, so that nothing is stuck.
 
 "Settled" means that the clock would jump now: nothing can run, and nothing is under way outside.
 """
@@ -27,6 +29,7 @@ from sqlalchemy.pool import Pool
 from ..durations import seconds
 
 _OUTSIDE_POLL = 0.05  # seconds between two looks at the loop while work outside it is under way
+_OUTSIDE_GRACE = 0.1  # seconds of the world without any such work ending, before time goes on
 _SOCKET_GRACE = 0.005  # seconds that an answer on a socket has before the clock jumps
 _NUDGE = 1e-9  # seconds; rounding must not leave a timer just short of its time
 _NOW = re.compile("now", re.IGNORECASE)
@@ -49,6 +52,7 @@ class VirtualClock:
         self._began = self._now
         self._began_at = datetime.now(UTC)
         self._outside = 0
+        self._outside_since = 0.0  # when such work last began or ended, in the world's time
         self._settling: list[asyncio.Future[None]] = []
         self._selector: Any = self._loop._selector
         self._select: Callable[[float | None], Events] = self._selector.select
@@ -122,18 +126,23 @@ class VirtualClock:
         return []
 
     def _wait_outside(self, timeout: float | None) -> Events:
-        limit = _OUTSIDE_POLL if timeout is None else min(timeout, _OUTSIDE_POLL)
         began = time.perf_counter()
+        grace = self._outside_since + _OUTSIDE_GRACE - began
+        if grace > 0:
+            return self._select(grace)
+        limit = _OUTSIDE_POLL if timeout is None else min(timeout, _OUTSIDE_POLL)
         events = self._select(limit)
         self._now += min(limit, time.perf_counter() - began)
         return events
 
     async def _tracked(self, work: Awaitable[Any]) -> Any:
         self._outside += 1
+        self._outside_since = time.perf_counter()
         try:
             return await work
         finally:
             self._outside -= 1
+            self._outside_since = time.perf_counter()
 
     def _govern(self, connection: Any, _record: object) -> None:
         """Make SQLite's `now` this clock's, and spare its files the waiting for the disk."""
