@@ -127,7 +127,7 @@ def _payload_fields(event_type: str, payload: Payload) -> dict[str, Any]:
     if isinstance(payload, Mapping):
         return dict(payload)
     raise InvalidEventError(
-        f"the payload of {event_type!r} is a {type(payload).__name__}; "
+        f"the payload of {event_type!r} is of type {type(payload).__name__}; "
         "give a mapping or a Pydantic model"
     )
 

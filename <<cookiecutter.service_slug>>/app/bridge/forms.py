@@ -74,7 +74,7 @@ def _mapping(event: EnvelopeLike | None) -> Mapping[str, Any]:
         return event.model_dump(mode="json")
     if isinstance(event, Mapping):
         return event
-    shown = "missing" if event is None else f"a {type(event).__name__}"
+    shown = "missing" if event is None else f"of type {type(event).__name__}"
     raise InvalidEventError(f"event_type is {shown}; {_REMEDY}")
 
 

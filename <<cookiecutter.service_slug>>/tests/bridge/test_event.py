@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from app.bridge import Event, Metadata
 from app.bridge.envelope import build, parse
@@ -99,6 +99,8 @@ def test_a_payload_is_a_dict_for_whoever_reads() -> None:
     assert payload == sent
     assert json.loads(json.dumps(payload)) == sent
     assert Customer.model_validate(payload).address["city"] == "London"
+    assert TypeAdapter(dict[str, Any]).dump_python(payload, mode="json") == sent
+    assert json.loads(build("a.b", payload, producer="a").to_json())["payload"] == sent
     assert {**payload} == payload | {} == dict(payload) == sent
     assert payload.get("name", "-") == "-"
     assert list(payload) == ["id", "address", "items"]

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ import pytest
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from app.bridge import Bridge, BridgeConfig, ConnectionOptions, routes
+from app.bridge import (
+    BatchResult,
+    Bridge,
+    BridgeConfig,
+    ConnectionOptions,
+    PublishResult,
+    routes,
+)
 from app.bridge.envelope import build
 from app.bridge.errors import InvalidEventError, InvalidSubjectError, UnknownSubjectError
 from app.bridge.leases import Lease
@@ -111,6 +119,14 @@ async def test_what_cannot_travel_is_refused_and_nothing_is_written(
         connection = await session.connection()
         found = await connection.exec_driver_sql("SELECT count(*) FROM jetstream_outbox_events")
         assert found.scalar_one() == 0
+
+
+def test_a_result_cannot_be_changed() -> None:
+    result = PublishResult(success=True, event_id="e", subject="s")
+    with pytest.raises(FrozenInstanceError):
+        result.success = False  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        BatchResult((result,)).results = ()  # type: ignore[misc]
 
 
 # --- forms
@@ -274,8 +290,8 @@ async def test_a_field_may_be_said_twice_alike(sessions: Sessions, fields: dict[
         (({"payload": {}},), {}, "the envelope has no event_type"),
         (({"event_type": "a.b"},), {}, "the envelope has no payload"),
         (({"event_type": "a.b", "payload": {}, 5: 6},), {}, "a field 5"),
-        (({"event_type": "a.b", "payload": [1]},), {}, "is a list; give a mapping"),
-        ((7,), {}, "event_type is a int"),
+        (({"event_type": "a.b", "payload": [1]},), {}, "is of type list; give a mapping"),
+        ((7,), {}, "event_type is of type int"),
         (("a.b", {}), {"resource_type": 5}, "resource_type 5"),
         (("a.b", {}), {"event_id": 5}, "event_id 5"),
     ],
@@ -288,15 +304,19 @@ async def test_an_event_that_contradicts_itself_or_lacks_a_part_is_refused_by_na
             await bridge(sessions).publisher(session).publish(*given, **fields)
 
 
-async def test_a_misspelt_argument_is_an_error_that_lists_the_right_ones(
+async def test_what_a_type_checker_refuses_is_an_error_that_says_what_is_right(
     sessions: Sessions,
 ) -> None:
-    arguments: dict[str, Any] = {"ressource_id": "1"}
     async with sessions() as session:
+        events = bridge(sessions).publisher(session)
         with pytest.raises(
             TypeError, match=r"no argument 'ressource_id'; it has resource_type, .*"
         ):
-            await bridge(sessions).publisher(session).publish("a.b", {}, **arguments)
+            await events.publish("a.b", {}, ressource_id="1")  # type: ignore[call-overload]
+        with pytest.raises(InvalidEventError, match=r"payload of 'a\.b' is of type int"):
+            await events.publish("a.b", 5)  # type: ignore[call-overload]
+        with pytest.raises(InvalidEventError, match="payload is missing"):
+            await events.publish("a.b")  # type: ignore[call-overload]
 
 
 # --- one id, one event
