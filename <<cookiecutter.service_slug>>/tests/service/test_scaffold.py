@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +12,6 @@ from app import scaffold
 from app.bridge import Consumers, Event
 from app.cli import cli
 from app.commands import new
-from app.settings import ROOT
-
-_NOT_COPIED = shutil.ignore_patterns(
-    ".*", "_without_example", "_license_*", "__pycache__", "contract", "mock", "bridge", "service"
-)
 
 
 @pytest.fixture
@@ -236,47 +228,3 @@ def test_help_has_an_example_for_each_command() -> None:
         result = run(kind, "--help")
         assert result.exit_code == 0
         assert f"Example: python -m app.cli new {kind} " in result.stdout
-
-
-def test_what_is_written_passes_style_types_and_its_own_tests(tmp_path: Path) -> None:
-    """In a copy of this service, with the command as a user gives it; the longest names too."""
-    copy = tmp_path / "service"
-    shutil.copytree(ROOT, copy, ignore=_NOT_COPIED, dirs_exist_ok=True)
-    shutil.copytree(ROOT / "app/bridge", copy / "app/bridge")
-    longest = "subscription.a-rather-long-name-of-something-that-was-so"
-    assert len(longest) == 56
-    for kind in ("consumer", "event"):
-        for event_type in ("invoice.paid", longest):
-            _python(copy, "-m", "app.cli", "new", kind, event_type)
-    written = [
-        str(path.relative_to(copy))
-        for folder in ("consumers", "announcements")
-        for path in [*(copy / "app" / folder).glob("*_*.py"), *(copy / "tests" / folder).glob("*")]
-        if path.suffix == ".py"
-    ]
-    _python(copy, "-m", "ruff", "check", "--no-cache", *written)
-    _python(copy, "-m", "ruff", "format", "--no-cache", "--check", *written)
-    tests = _python(
-        copy,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "tests/consumers",
-        "tests/announcements",
-    )
-    assert "8 passed" in tests
-
-
-def _python(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
