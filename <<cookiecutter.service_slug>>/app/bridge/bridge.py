@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -25,7 +24,9 @@ from .config import BridgeConfig
 from .connection import Connection, ConnectionEvent
 from .consumer import Durable, Worker
 from .dead_letters import DeadLetters
-from .errors import BridgeError, ConfigurationError, StreamMissingError
+from .direct import DirectPublisher, DirectSettings
+from .envelope import GEM_ID_HEADER, ID_HEADER
+from .errors import BridgeError, ConfigurationError
 from .inbox import Inbox
 from .inbox_maintenance import InboxMaintenance
 from .lanes import lanes_of
@@ -34,12 +35,12 @@ from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
 from .outbox_maintenance import OutboxMaintenance
 from .outcomes import Outcomes
-from .publisher import Publisher, PublisherSettings
+from .publisher import Publisher, PublisherSettings, Publishing
 from .registry import Consumers
 from .reign import Reign
 from .relay import ROUND_LIMIT, Relay, RelaySettings
-from .retry import Backoff
-from .subjects import covered
+from .retry import Backoff, RetryStrategy
+from .routes import Routes
 from .tasks import Tasks
 from .topology import Topology
 from .wake import listen
@@ -98,6 +99,7 @@ class Bridge:
             sources=consumers.sources if consumers is not None else (),
             consume=consumers is not None,
         )
+        self._routes = Routes(self.topology, config)
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
         self._relay = self._make_relay() if relay and config.use_outbox else None
@@ -105,21 +107,19 @@ class Bridge:
             on_commit=self._relay.wake if self._relay is not None else None,
             notify=self._relay is None,
         )
-        self._publishing = PublisherSettings(
-            names=names,
-            destination=config.destination_app,
-            use_outbox=config.use_outbox,
-            gem_peer=config.gem_peer,
-        )
+        self._publishing = self._make_publishing()
         self._consumers = consumers
         self._reigns: dict[str, Reign] = {}
         if consumers is not None:
             for source in (None, *consumers.sources):
                 self._reigns[names.durable(source)] = self._make_reign(source, consumers)
 
-    def publisher(self, session: AsyncSession) -> Publisher:
-        """Return what announces events in `session`'s transaction."""
-        return Publisher(session, self._outbox, self.acks, self._publishing)
+    def publisher(self, session: AsyncSession, *, retry: RetryStrategy | None = None) -> Publisher:
+        """Return what announces events in `session`'s transaction.
+
+        `retry` is for sending without the outbox, instead of the configured strategy.
+        """
+        return Publisher(session, self._publishing, retry=retry)
 
     # --- starting and stopping
 
@@ -214,17 +214,27 @@ class Bridge:
             self._relay.wake()
         return self.topology.problem is None
 
-    async def _routes(self, subjects: Sequence[str]) -> set[str]:
-        """Add those of `subjects` that are this service's to name; return what stays unknown."""
-        own = f"{self.config.env}.{self.config.app_name}.sync."
-        extra = [subject for subject in subjects if subject.startswith(own)]
-        await self.topology.ensure(extra_subjects=extra)
-        known = await self.topology.subjects()
-        if not known:
-            raise StreamMissingError(f"stream {self.config.stream} does not exist")
-        return {subject for subject in subjects if not covered(known, subject)}
-
     # --- parts
+
+    def _make_publishing(self) -> Publishing:
+        config = self.config
+        direct = DirectSettings(
+            id_header=GEM_ID_HEADER if config.gem_peer else ID_HEADER,
+            retry=config.publish_retry,
+            timeout=config.publish_timeout,
+            limit=config.publish_limit,
+        )
+        return Publishing(
+            self._outbox,
+            self.acks,
+            DirectPublisher(self.acks, self._routes, direct),
+            self._routes,
+            PublisherSettings(
+                names=config.names,
+                destination=config.destination_app,
+                use_outbox=config.use_outbox,
+            ),
+        )
 
     def _make_relay(self) -> Relay:
         return Relay(
@@ -239,7 +249,7 @@ class Bridge:
                 retention=self.config.outbox_retention,
                 gem_peer=self.config.gem_peer,
             ),
-            routes=self._routes,
+            routes=self._routes.open,
         )
 
     def _make_reign(self, source: str | None, consumers: Consumers) -> Reign:
