@@ -172,7 +172,7 @@ def _check_no_handler(event_type: str) -> None:
     handler = consumers.find(parse(body), None)
     if handler is not None:
         raise RefusedError(
-            f"{event_type}: {handler.place} handles {handler.pattern!r} already; "
+            f"{event_type}: {handler.place} gets it already; "
             "an event has one handler, so change that one"
         )
 

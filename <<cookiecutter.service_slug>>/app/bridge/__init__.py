@@ -9,6 +9,7 @@ from .config import BridgeConfig, ConnectionOptions
 from .envelope import Envelope
 from .errors import BridgeError, Retry, Unrecoverable
 from .event import Event, Metadata
+from .letter import DeadLetter
 from .nats_session import ClientFactory, GuardedClient
 from .publish_batch import PublishBatch
 from .publish_result import BatchResult, PublishResult
@@ -26,6 +27,7 @@ __all__ = [
     "ClientFactory",
     "ConnectionOptions",
     "Consumers",
+    "DeadLetter",
     "Delays",
     "Envelope",
     "Event",

@@ -18,6 +18,7 @@ PUBLISH_RETRY = Exponential(base=0.25, cap=2.0, attempts=4)
 
 Retention = Literal["workqueue", "limits"]
 Unhandled = Literal["ack", "dead_letter"]
+FutureSchema = Literal["handle", "dead_letter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ class BridgeConfig:
     worker_concurrency: int = 8
     worker_exclusive: bool = False
     unhandled: Unhandled = "ack"
+    # An event whose schema version is higher than any that its handler is known to read.
+    future_schema: FutureSchema = "handle"
     # What a handler raises when no other try can help; everything else is tried again.
     unrecoverable: tuple[type[Exception], ...] = (Unrecoverable,)
     inbox_retention: float = 30 * 86400.0  # seconds

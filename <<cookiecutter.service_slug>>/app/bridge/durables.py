@@ -15,6 +15,7 @@ import logging
 from nats.js.api import ConsumerInfo
 
 from .config import BridgeConfig
+from .durable_spec import DurableSpec
 from .errors import (
     ApiError,
     ConsumerMissingError,
@@ -48,9 +49,9 @@ class Durables:
         """What is wrong with the consumers asked for so far."""
         return "; ".join(self._problems.values()) or None
 
-    async def plan(self, source: str | None) -> list[str]:
-        """Say what `ensure` would change for `source`."""
-        wanted = self._wanted(source)
+    async def plan(self, spec: DurableSpec) -> list[str]:
+        """Say what `ensure` would change for `spec`."""
+        wanted = self._wanted(spec)
         durable = wanted["durable_name"]
         try:
             info = await self._api.consumer(self._config.stream, durable)
@@ -63,12 +64,12 @@ class Durables:
         differences = consumer_differences(wanted, info["config"])
         return [f"update consumer {durable}: {', '.join(differences)}"] if differences else []
 
-    async def ensure(self, source: str | None) -> ConsumerInfo | None:
-        """Create or update the durable for `source`; raise `TopologyError` if that cannot be.
+    async def ensure(self, spec: DurableSpec) -> ConsumerInfo | None:
+        """Create or update the durable; raise `TopologyError` if that cannot be.
 
         Returns None where this user may neither provision nor look: then it is bound unseen.
         """
-        wanted = self._wanted(source)
+        wanted = self._wanted(spec)
         durable = wanted["durable_name"]
         try:
             info = await self._ensure(wanted)
@@ -78,18 +79,17 @@ class Durables:
         self._problems.pop(durable, None)
         return None if info is None else ConsumerInfo.from_response(copy.deepcopy(info))
 
-    async def ack_floor(self, source: str | None) -> int:
-        """The sequence up to which every message for `source` is acknowledged."""
-        durable = self._config.names.durable(source)
+    async def ack_floor(self, durable: str) -> int:
+        """The sequence up to which every message for `durable` is acknowledged."""
         info = await self._api.consumer(self._config.stream, durable)
         if info is None:
             raise ConsumerMissingError(f"consumer {durable} does not exist; run `topology ensure`")
         return int(info.get("ack_floor", {}).get("stream_seq", 0))
 
-    def _wanted(self, source: str | None) -> Json:
-        names = self._config.names
-        subject = names.subscribe(source or self._config.destination_app)
-        return new_consumer(self._config, durable=names.durable(source), subject=subject)
+    def _wanted(self, spec: DurableSpec) -> Json:
+        return new_consumer(
+            self._config, durable=spec.name, subject=spec.subject, ack_wait=spec.ack_wait
+        )
 
     async def _ensure(self, wanted: Json) -> Json | None:
         if not self._config.auto_provision:
