@@ -146,7 +146,8 @@ def test_a_second_time_is_refused_and_changes_nothing(root: Path, kind: str) -> 
 
 def test_an_event_that_a_route_publishes_already_is_refused(root: Path) -> None:
     (root / "app/routers/orders.py").write_text(
-        'import x\n\nawait events.publish(\n    "order.placed", order)\n'
+        '"""Not this: announce("order.placed")."""\n\nasync def place() -> None:\n'
+        '    await announce(events, "order.placed", order)\n'
     )
     result = run("event", "order.placed")
 
@@ -154,6 +155,15 @@ def test_an_event_that_a_route_publishes_already_is_refused(root: Path) -> None:
     assert result.stderr == (
         "order.placed: app/routers/orders.py:4 has it already; change it there\n"
     )
+
+
+def test_a_module_that_is_no_python_is_named(root: Path) -> None:
+    (root / "app/routers/orders.py").write_text("def\n")
+    result = run("event", "order.placed")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("app/routers/orders.py is no Python (")
+    assert files(root) == {"app/routers/orders.py"}
 
 
 def test_an_event_that_is_only_handled_here_may_be_announced_too(root: Path) -> None:
