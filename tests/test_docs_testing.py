@@ -14,6 +14,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 DOCUMENTS = {
     "testing.md": 8,
     "publishing.md": 12,
+    "consuming.md": 13,
+    "coming-from-the-gem.md": 7,
 }
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
