@@ -23,9 +23,7 @@ class TestADurableOfAnotherName:
 
         return consumers
 
-    async def test_is_followed_by_deliver(
-        self, deliver: Deliver, bridge: Bridge
-    ) -> None:
+    async def test_is_followed_by_deliver(self, deliver: Deliver, bridge: Bridge) -> None:
         assert (await deliver("order.placed", {"id": 1})).processed
         assert bridge.durable() == "orders-v2"
         assert bridge.durable("elsewhere") == "test-orders-workers-elsewhere"
