@@ -659,3 +659,30 @@ def test_a_timeout_leaves_some_time(limit: str | float) -> None:
         Timeout(limit)
     with pytest.raises(ConfigurationError, match="soon"):
         Timeout("soon")
+
+
+async def test_a_timeout_that_is_swallowed_leaves_nothing_of_its_handler(service: Service) -> None:
+    """Where the connection did not survive the cancelled statement, the event fails instead."""
+    consumers = Consumers()
+    ends = Ends()
+    harmless = ErrorHandling(lambda *_: None, swallow=(HandlerTimeoutError,))
+    consumers.use(ends, harmless, Timeout("300ms"))
+
+    @consumers.on("order.changed")
+    async def change(event: Event[Change], session: AsyncSession) -> None:
+        await insert(session, event.payload.n)
+        if event.payload.n == 3:
+            if service.engine.dialect.name == "postgresql":
+                await (await session.connection()).execute(text("SELECT pg_sleep(60)"))
+            await asyncio.Event().wait()
+
+    await handled(
+        service,
+        consumers,
+        *(envelope(f"e{n}", resource=str(n), n=n) for n in range(6)),
+        max_deliver=1,
+        worker_concurrency=1,
+    )
+    assert sorted(await service.effects()) == [0, 1, 2, 4, 5]
+    [outcome] = [outcome for event_id, outcome in ends.outcomes if event_id == "e3"]
+    assert outcome == ("processed" if service.engine.dialect.name == "sqlite" else "dead_lettered")
