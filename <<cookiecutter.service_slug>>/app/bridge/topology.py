@@ -104,7 +104,7 @@ class Topology:
 
         It is created, or updated in place where it differs; one that is as it should be is not
         touched. Raises `TopologyError` by its reason, `NatsConnectionError` when NATS does not
-        answer. None: this user may not look, the durable has to be bound unseen.
+        answer. None: this user may not look, so the durable is bound unseen and `problem` says so.
         """
         async with self._lock:
             return await self._durables.ensure(source)
@@ -131,9 +131,7 @@ class Topology:
     async def _read(self, extra: Sequence[str]) -> tuple[Plan, Json | None]:
         stream = await self._api.stream(self._config.stream)
         subjects = list(dict.fromkeys([*self.needed, *extra]))
-        found = await asyncio.gather(*(self._api.streams_with(subject) for subject in subjects))
-        owners = dict(zip(subjects, found, strict=True))
-        return self._compare(stream, extra, owners), stream
+        return self._compare(stream, extra, await self._owners(subjects)), stream
 
     def _compare(
         self, stream: Json | None, extra: Sequence[str], owners: Mapping[str, Sequence[str]]
@@ -181,17 +179,15 @@ class Topology:
         return plan.changes
 
     async def _verify(self, extra: Sequence[str]) -> Plan:
-        """Look without touching. What this user may not even look at is taken for granted."""
+        """Look without touching, and ask for no more than the user of such a service may."""
         try:
-            plan, stream = await self._read(extra)
-        except PermissionDeniedError:
-            try:
-                stream = await self._api.stream(self._config.stream)
-            except PermissionDeniedError as error:
-                logger.info("stream %s cannot be checked: %s", self._config.stream, error)
-                self._note_problem(None)
-                return Plan(stream=self._config.stream)
-            plan = self._compare(stream, extra, {})
+            stream = await self._api.stream(self._config.stream)
+        except PermissionDeniedError as error:
+            self._note_problem(f"stream {self._config.stream} cannot be looked at: {error}")
+            return Plan(stream=self._config.stream)
+        plan = self._compare(stream, extra, {})
+        if plan.add:
+            plan = self._compare(stream, extra, await self._owners_if_permitted(plan.add))
         self._report(plan, stream)
         missing = ", ".join(subject for subject in plan.add if subject in self.needed)
         if missing:
@@ -200,7 +196,20 @@ class Topology:
             self._note_problem(
                 f"{what}, and AUTO_PROVISION is false; provision it with subjects {missing}"
             )
+        for source in self._durables.unseen:
+            await self._durables.ensure(source)
         return plan
+
+    async def _owners_if_permitted(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        """Who has what our stream lacks; whoever provisions it will be told in any case."""
+        try:
+            return await self._owners(subjects)
+        except PermissionDeniedError:
+            return {}
+
+    async def _owners(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        found = await asyncio.gather(*(self._api.streams_with(subject) for subject in subjects))
+        return dict(zip(subjects, found, strict=True))
 
     def _report(self, plan: Plan, stream: Json | None) -> None:
         for text in (*plan.differences, *map(str, plan.conflicts)):
