@@ -15,6 +15,7 @@ import logging
 from nats.js.api import ConsumerInfo
 
 from .config import BridgeConfig
+from .durable_spec import DurableSpec
 from .errors import (
     ApiError,
     ConsumerMissingError,
@@ -42,7 +43,7 @@ class Durables:
         self._api = api
         self._config = config
         self._problems: dict[str, str] = {}
-        self._unseen: set[str | None] = set()
+        self._unseen: dict[str, DurableSpec] = {}
 
     @property
     def problem(self) -> str | None:
@@ -50,13 +51,13 @@ class Durables:
         return "; ".join(self._problems.values()) or None
 
     @property
-    def unseen(self) -> list[str | None]:
-        """The sources whose durables this user was not permitted to look at."""
-        return list(self._unseen)
+    def unseen(self) -> list[DurableSpec]:
+        """The durables that this user was not permitted to look at."""
+        return list(self._unseen.values())
 
-    async def plan(self, source: str | None) -> list[str]:
-        """Say what `ensure` would change for `source`."""
-        wanted = self._wanted(source)
+    async def plan(self, spec: DurableSpec) -> list[str]:
+        """Say what `ensure` would change for `spec`."""
+        wanted = self._wanted(spec)
         durable = wanted["durable_name"]
         try:
             info = await self._api.consumer(self._config.stream, durable)
@@ -69,13 +70,13 @@ class Durables:
         differences = consumer_differences(wanted, info["config"])
         return [f"update consumer {durable}: {', '.join(differences)}"] if differences else []
 
-    async def ensure(self, source: str | None) -> ConsumerInfo | None:
-        """Create or update the durable for `source`; raise `TopologyError` if that cannot be.
+    async def ensure(self, spec: DurableSpec) -> ConsumerInfo | None:
+        """Create or update the durable; raise `TopologyError` if that cannot be.
 
         Returns None where this user may neither provision nor look: then it is bound unseen. It
         may well be there, so its events are handled, and `problem` says what is not known.
         """
-        wanted = self._wanted(source)
+        wanted = self._wanted(spec)
         durable = wanted["durable_name"]
         try:
             info = await self._ensure(wanted)
@@ -86,24 +87,23 @@ class Durables:
             if self._config.auto_provision:
                 raise
             self._problems[durable] = f"consumer {durable} is bound unseen: {error}"
-            self._unseen.add(source)
+            self._unseen[durable] = spec
             return None
         self._problems.pop(durable, None)
-        self._unseen.discard(source)
+        self._unseen.pop(durable, None)
         return _parsed(info)
 
-    async def ack_floor(self, source: str | None) -> int:
-        """The sequence up to which every message for `source` is acknowledged."""
-        durable = self._config.names.durable(source)
+    async def ack_floor(self, durable: str) -> int:
+        """The sequence up to which every message for `durable` is acknowledged."""
         info = await self._api.consumer(self._config.stream, durable)
         if info is None:
             raise ConsumerMissingError(f"consumer {durable} does not exist; run `topology ensure`")
         return int(info.get("ack_floor", {}).get("stream_seq", 0))
 
-    def _wanted(self, source: str | None) -> Json:
-        names = self._config.names
-        subject = names.subscribe(source or self._config.destination_app)
-        return new_consumer(self._config, durable=names.durable(source), subject=subject)
+    def _wanted(self, spec: DurableSpec) -> Json:
+        return new_consumer(
+            self._config, durable=spec.name, subject=spec.subject, ack_wait=spec.ack_wait
+        )
 
     async def _ensure(self, wanted: Json) -> Json:
         if not self._config.auto_provision:

@@ -17,6 +17,7 @@ from nats.js.api import ConsumerInfo
 
 from .clock import loop_time
 from .config import BridgeConfig
+from .durable_spec import DurableSpec, durable_spec
 from .durables import Durables
 from .errors import ApiError, PermissionDeniedError
 from .stream_api import (
@@ -41,8 +42,8 @@ _RACES = (STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP)
 class Topology:
     """Plans and makes the stream and the durable consumers of one service.
 
-    `sources` are further services whose events it reads; `consume` says whether this process
-    reads events at all. `problem` is what keeps the service from being ready, or None.
+    `durables` are those that this process reads from; none where it reads no events at all.
+    `problem` is what keeps the service from being ready, or None.
     """
 
     def __init__(
@@ -50,19 +51,18 @@ class Topology:
         connection: Requests,
         config: BridgeConfig,
         *,
-        sources: Sequence[str] = (),
-        consume: bool,
+        durables: Sequence[DurableSpec] = (),
         settle_limit: float = _SETTLE_LIMIT,
     ) -> None:
         self._api = StreamApi(connection)
         self._config = config
-        self._sources: list[str | None] = [None, *sources] if consume else []
+        self._specs = {spec.source: spec for spec in durables}
         self._durables = Durables(self._api, config)
         self._settle_limit = settle_limit
         self._lock = asyncio.Lock()
         self._reported: set[str] = set()
         self._problem: str | None = f"stream {config.stream} was not looked at yet"
-        self.needed = self._needed_subjects(sources)
+        self.needed = self._needed_subjects()
 
     @property
     def problem(self) -> str | None:
@@ -76,8 +76,8 @@ class Topology:
         """
         plan, _ = await self._read(_checked(extra_subjects))
         changes = [*plan.changes]
-        for source in self._sources:
-            changes += await self._durables.plan(source)
+        for spec in self._specs.values():
+            changes += await self._durables.plan(spec)
         return replace(plan, changes=tuple(changes))
 
     async def ensure(self, *, extra_subjects: Iterable[str] = ()) -> Plan:
@@ -107,7 +107,7 @@ class Topology:
         answer. None: this user may not look, so the durable is bound unseen and `problem` says so.
         """
         async with self._lock:
-            return await self._durables.ensure(source)
+            return await self._durables.ensure(self._spec(source))
 
     async def subjects(self) -> list[str]:
         """Return the subjects that the stream has now; none where there is no stream."""
@@ -116,15 +116,18 @@ class Topology:
 
     async def ack_floor(self, source: str | None = None) -> int:
         """The stream sequence up to which the durable for `source` has seen every ack."""
-        return await self._durables.ack_floor(source)
+        return await self._durables.ack_floor(self._spec(source).name)
 
-    def _needed_subjects(self, sources: Sequence[str]) -> tuple[str, ...]:
+    def _spec(self, source: str | None) -> DurableSpec:
+        return self._specs.get(source) or durable_spec(self._config, source)
+
+    def _needed_subjects(self) -> tuple[str, ...]:
         config = self._config
         subjects = [
             config.names.publish(config.destination_app),
             config.names.subscribe(config.destination_app),
             *([config.names.dead_letter] if config.use_dlq else []),
-            *(config.names.subscribe(source) for source in sources),
+            *(spec.subject for spec in self._specs.values()),
         ]
         return tuple(dict.fromkeys(subjects))
 
@@ -196,8 +199,8 @@ class Topology:
             self._note_problem(
                 f"{what}, and AUTO_PROVISION is false; provision it with subjects {missing}"
             )
-        for source in self._durables.unseen:
-            await self._durables.ensure(source)
+        for spec in self._durables.unseen:
+            await self._durables.ensure(spec)
         return plan
 
     async def _owners_if_permitted(self, subjects: Sequence[str]) -> dict[str, list[str]]:

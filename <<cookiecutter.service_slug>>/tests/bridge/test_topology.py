@@ -14,6 +14,7 @@ import pytest
 
 from app.bridge.config import BridgeConfig, ConnectionOptions
 from app.bridge.connection import Connection
+from app.bridge.durable_spec import durable_spec
 from app.bridge.durables import Durables
 from app.bridge.errors import (
     ConsumerMissingError,
@@ -51,7 +52,8 @@ class Service:
         self, *, sources: Sequence[str] = (), consume: bool = False, **changes: Any
     ) -> Topology:
         config = replace(self.config, **changes)
-        return Topology(self, config, sources=sources, consume=consume)
+        read = (None, *sources) if consume or sources else ()
+        return Topology(self, config, durables=[durable_spec(config, source) for source in read])
 
     async def request(self, subject: str, payload: bytes = b"", *, timeout: float) -> Any:
         self.asked.append(subject.removeprefix("$JS.API."))
@@ -372,7 +374,7 @@ async def test_subjects_that_never_stay_end_as_a_problem_and_not_in_a_loop(
         return config
 
     monkeypatch.setattr(StreamApi, "update_stream", lost)
-    topology = Topology(orders, ORDERS, consume=False, settle_limit=0.5)
+    topology = Topology(orders, ORDERS, settle_limit=0.5)
     await topology.ensure()
     assert "kept changing" in (topology.problem or "")
 
@@ -550,7 +552,7 @@ async def test_what_the_server_does_not_take_over_is_noticed(
     topology = orders.topology()
     await topology.ensure()
     with pytest.raises(TopologyError, match="filter_subject"):
-        await Durables(orders.api, ORDERS).ensure(None)
+        await Durables(orders.api, ORDERS).ensure(durable_spec(ORDERS, None))
 
 
 # --- AUTO_PROVISION=false
