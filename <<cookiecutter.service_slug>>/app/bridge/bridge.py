@@ -28,6 +28,7 @@ from .inbox import delete_processed
 from .lanes import lanes_of
 from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
+from .permissions import inbox_prefix, runtime_rights
 from .publisher import Publisher, PublisherSettings
 from .registry import Consumers
 from .reign import Reign
@@ -80,7 +81,7 @@ class Bridge:
         self.connection = Connection(
             config.connection,
             name=f"{config.app_name}-{config.env}",
-            inbox_prefix=f"_INBOX_{config.app_name}",
+            inbox_prefix=inbox_prefix(config),
             make_client=make_client,
         )
         self.acks = AckPublisher(
@@ -88,6 +89,7 @@ class Bridge:
         )
         specs = _durables(consumers, config)
         self.topology = Topology(self.connection, config, durables=specs)
+        self._rights = tuple(right.subject for right in runtime_rights(config, specs))
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
         self._relay = self._make_relay() if relay and config.use_outbox else None
@@ -181,7 +183,9 @@ class Bridge:
         """Return what readiness depends on, without asking anybody."""
         connected = self.connection.connected
         checks = {
-            "nats": Check(connected, None if connected else self.connection.error or "connecting"),
+            "nats": _check(
+                self._missing_rights if connected else self.connection.error or "connecting"
+            ),
             "stream": _check(self.topology.problem if connected else "not connected to NATS"),
         }
         if self._relay is not None:
@@ -190,6 +194,12 @@ class Bridge:
             problems = [f"{n}: {r.problem}" for n, r in self._reigns.items() if r.problem]
             checks["consumers"] = _check("; ".join(problems) or None)
         return checks
+
+    @property
+    def _missing_rights(self) -> str | None:
+        """What the server refused lately of all that this service needs."""
+        refused = {self.connection.denial(subject): None for subject in self._rights}
+        return "; ".join(text for text in refused if text is not None) or None
 
     # --- topology
 

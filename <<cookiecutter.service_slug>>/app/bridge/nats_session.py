@@ -108,7 +108,9 @@ class Session:
         self._on_change = on_change
         self._attempt = 0
         self._violations = 0
-        self._denied: dict[str, tuple[str, float]] = {}  # what was said, and until when it counts
+        # The rights that the server said are missing, in lower case as it says them; and until
+        # when that counts.
+        self._denied: dict[str, float] = {}
         self._waiting: dict[str, set[asyncio.Future[NatsConnectionError]]] = {}
 
     async def open(self, *, name: str) -> None:
@@ -162,6 +164,8 @@ class Session:
         try:
             await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if failure.done():
+                if denial := self.denial(subject):  # as it is written, and has to be granted
+                    raise PermissionDeniedError(denial)
                 raise failure.result()
             if not reply.done():
                 raise RequestTimeoutError(f"no answer on {subject} within {limit:g} s")
@@ -180,8 +184,9 @@ class Session:
         """
         if self.inbox_denied is not None:
             return self.inbox_denied
-        text, until = self._denied.get(subject.lower(), (None, 0.0))
-        return text if loop_time() < until else None
+        if loop_time() < self._denied.get(subject.lower(), 0.0):
+            return self._not_permitted(subject)
+        return None
 
     async def ping(self, limit: float) -> None:
         """Return when the server has answered; raise `NatsConnectionError` if it does not."""
@@ -265,12 +270,8 @@ class Session:
     def _note_denial(self, kind: str, subject: str) -> None:
         self._violations += 1
         if kind == "publish":
-            right = _right(subject)
-            text = self._options.mask(
-                f"NATS does not permit this user to publish on {right} (in lower case); grant it"
-            )
-            self._denied[right] = (text, loop_time() + _DENIAL_KEPT)
-            self._fail((subject,), PermissionDeniedError(text))
+            self._denied[_right(subject)] = loop_time() + _DENIAL_KEPT
+            self._fail((subject,), PermissionDeniedError(self._not_permitted(subject)))
         elif subject.startswith(self._inbox_prefix.lower() + "."):
             self.inbox_denied = (
                 f"NATS does not permit this user to subscribe to {self._inbox_prefix}.>, "
@@ -278,6 +279,10 @@ class Session:
             )
             self._fail(tuple(self._waiting), PermissionDeniedError(self.inbox_denied))
             self._changed()
+
+    def _not_permitted(self, subject: str) -> str:
+        text = f"NATS does not permit this user to publish on {subject}; grant it"
+        return self._options.mask(text)
 
     def _fail(self, subjects: tuple[str, ...], error: NatsConnectionError) -> None:
         """End the requests on `subjects` (in lower case) that still wait."""

@@ -438,7 +438,9 @@ async def test_a_refused_subject_fails_at_once_by_name() -> None:
     with NatsServer(config=config) as server:
         async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
             began = time.monotonic()
-            with pytest.raises(PermissionDeniedError, match=r"publish on \$js\.api\.stream\.names"):
+            with pytest.raises(
+                PermissionDeniedError, match=r"publish on \$JS\.API\.STREAM\.NAMES;"
+            ):
                 await watched.connection.request("$JS.API.STREAM.NAMES", timeout=5)
             assert time.monotonic() - began < 2
             assert watched.connection.denial("$JS.API.STREAM.NAMES") is not None
@@ -481,7 +483,9 @@ async def test_refused_acknowledgements_count_as_one_right_for_a_while(
                 subject = f"$JS.ACK.Stream.worker.1.{number}.{number}.17.0"
                 await client_of(watched).publish(subject, b"+ACK")
             right = "$JS.ACK.Stream.worker.>"
-            await eventually(lambda: "$js.ack.stream.worker.>" in (connection.denial(right) or ""))
+            await eventually(
+                lambda: f"publish on {right}; grant" in (connection.denial(right) or "")
+            )
             assert connection.denial("$JS.ACK.Stream.other.>") is None
             await eventually(lambda: connection.denial(right) is None)  # it may be granted by now
 

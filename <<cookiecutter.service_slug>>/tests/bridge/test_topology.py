@@ -637,8 +637,8 @@ async def test_a_user_who_may_not_look_binds_unseen_and_is_told_so(broker: Broke
         topology = orders.topology(consume=True, auto_provision=False)
         await topology.ensure()
         assert await topology.ensure_consumer() is None
-        assert f"$js.api.stream.info.{STREAM}" in (topology.problem or "")
-        assert f"$js.api.consumer.info.{STREAM}.test-orders-workers" in (topology.problem or "")
+        assert f"$JS.API.STREAM.INFO.{STREAM}" in (topology.problem or "")
+        assert f"$JS.API.CONSUMER.INFO.{STREAM}.test-orders-workers" in (topology.problem or "")
         provisioning = orders.topology()
         with pytest.raises(PermissionDeniedError):
             await provisioning.ensure()
