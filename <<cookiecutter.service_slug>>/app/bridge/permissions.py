@@ -73,10 +73,13 @@ def permissions(
     if admin:
         rights += _operating(config, durables)
         does += ", and its operators replay dead letters"
+    unique: dict[str, Right] = {}
+    for right in rights:
+        unique.setdefault(right.subject, right)
     answers = Right(f"{inbox_prefix(config)}.>", "what the server answers, and the events")
     return Permissions(
         title=f"{config.app_name} in {config.env}, which {does}",
-        publish=tuple({right.subject: right for right in reversed(rights)}.values())[::-1],
+        publish=tuple(unique.values()),
         subscribe=(answers,),
     )
 
