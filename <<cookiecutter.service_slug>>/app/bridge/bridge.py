@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -22,19 +21,22 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from .acks import AckPublisher
 from .config import BridgeConfig
 from .connection import Connection, ConnectionEvent
+from .direct import DirectPublisher, DirectSettings
 from .durable_spec import DurableSpec
-from .errors import BridgeError, ConfigurationError, StreamMissingError
-from .inbox import delete_processed
+from .envelope import GEM_ID_HEADER, ID_HEADER
+from .errors import BridgeError, ConfigurationError
+from .inbox_maintenance import InboxMaintenance
 from .lanes import lanes_of
 from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
+from .outbox_maintenance import OutboxMaintenance
 from .permissions import inbox_prefix, runtime_rights
-from .publisher import Publisher, PublisherSettings
+from .publisher import Publisher, PublisherSettings, Publishing
 from .registry import Consumers
 from .reign import Reign
 from .relay import ROUND_LIMIT, Relay, RelaySettings
-from .retry import Backoff
-from .subjects import covered
+from .retry import Backoff, RetryStrategy
+from .routes import Routes
 from .tasks import Tasks
 from .topology import Topology
 from .wake import listen
@@ -44,7 +46,6 @@ logger = logging.getLogger(__name__)
 
 PROVISION_MIN, PROVISION_MAX = 0.2, 10.0  # seconds between two tries
 CLEANUP_EVERY = 60.0  # seconds between two looks for inbox rows past their retention
-CLEANUP_PORTION = 1000  # rows deleted in one statement
 CLOSE_LIMIT = 5.0  # seconds for the connection's own end
 
 
@@ -77,7 +78,8 @@ class Bridge:
         self.config = config
         self._sessions = sessions
         self._engine = _engine_of(sessions)
-        names = config.names
+        self.outbox_maintenance = OutboxMaintenance(self._engine)
+        self.inbox_maintenance = InboxMaintenance(self._engine)
         self.connection = Connection(
             config.connection,
             name=f"{config.app_name}-{config.env}",
@@ -90,6 +92,7 @@ class Bridge:
         specs = _durables(consumers, config)
         self.topology = Topology(self.connection, config, durables=specs)
         self._rights = tuple(right.subject for right in runtime_rights(config, specs))
+        self._routes = Routes(self.topology, config)
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
         self._relay = self._make_relay() if relay and config.use_outbox else None
@@ -97,12 +100,7 @@ class Bridge:
             on_commit=self._relay.wake if self._relay is not None else None,
             notify=self._relay is None,
         )
-        self._publishing = PublisherSettings(
-            names=names,
-            destination=config.destination_app,
-            use_outbox=config.use_outbox,
-            gem_peer=config.gem_peer,
-        )
+        self._publishing = self._make_publishing()
         self._durable_names = {spec.source: spec.name for spec in specs}
         self._reigns: dict[str, Reign] = {}
         if consumers is not None:
@@ -118,9 +116,12 @@ class Bridge:
             )
             self._reigns = {spec.name: workers.reign(spec) for spec in specs}
 
-    def publisher(self, session: AsyncSession) -> Publisher:
-        """Return what announces events in `session`'s transaction."""
-        return Publisher(session, self._outbox, self.acks, self._publishing)
+    def publisher(self, session: AsyncSession, *, retry: RetryStrategy | None = None) -> Publisher:
+        """Return what announces events in `session`'s transaction.
+
+        `retry` is for sending without the outbox, instead of the configured strategy.
+        """
+        return Publisher(session, self._publishing, retry=retry)
 
     def durable(self, source: str | None = None) -> str:
         """The name of the durable for `source`; without one, that for the default destination."""
@@ -227,21 +228,32 @@ class Bridge:
             self._relay.wake()
         return self.topology.problem is None
 
-    async def _routes(self, subjects: Sequence[str]) -> set[str]:
-        """Add those of `subjects` that are this service's to name; return what stays unknown."""
-        own = f"{self.config.env}.{self.config.app_name}.sync."
-        extra = [subject for subject in subjects if subject.startswith(own)]
-        await self.topology.ensure(extra_subjects=extra)
-        known = await self.topology.subjects()
-        if not known:
-            raise StreamMissingError(f"stream {self.config.stream} does not exist")
-        return {subject for subject in subjects if not covered(known, subject)}
-
     # --- parts
+
+    def _make_publishing(self) -> Publishing:
+        config = self.config
+        direct = DirectSettings(
+            id_header=GEM_ID_HEADER if config.gem_peer else ID_HEADER,
+            retry=config.publish_retry,
+            timeout=config.publish_timeout,
+            limit=config.publish_limit,
+        )
+        return Publishing(
+            self._outbox,
+            self.acks,
+            DirectPublisher(self.acks, self._routes, direct),
+            self._routes,
+            PublisherSettings(
+                names=config.names,
+                destination=config.destination_app,
+                use_outbox=config.use_outbox,
+            ),
+        )
 
     def _make_relay(self) -> Relay:
         return Relay(
             lanes_of(self._engine, transaction_limit=ROUND_LIMIT),
+            self.outbox_maintenance,
             self.acks,
             self.connection,
             RelaySettings(
@@ -251,7 +263,7 @@ class Bridge:
                 retention=self.config.outbox_retention,
                 gem_peer=self.config.gem_peer,
             ),
-            routes=self._routes,
+            routes=self._routes.open,
         )
 
     async def _clean_up(self) -> None:
@@ -259,13 +271,7 @@ class Bridge:
         while True:
             await asyncio.sleep(CLEANUP_EVERY * random.uniform(0.5, 1.0))
             try:
-                deleted = CLEANUP_PORTION
-                while deleted == CLEANUP_PORTION:
-                    async with self._sessions() as session:
-                        deleted = await delete_processed(
-                            session, older_than=self.config.inbox_retention, limit=CLEANUP_PORTION
-                        )
-                        await session.commit()
+                await self.inbox_maintenance.purge(older_than=self.config.inbox_retention)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 logger.warning("inbox clean-up failed: %s", type(error).__name__)
 
