@@ -71,6 +71,11 @@ class Topology:
         problems = (self._problem, self._durables.problem)
         return "; ".join(problem for problem in problems if problem) or None
 
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The sources whose durables this process reads from."""
+        return tuple(self._specs)
+
     async def plan(self, *, extra_subjects: Iterable[str] = ()) -> Plan:
         """Say what `ensure` and `ensure_consumer` would do; change nothing.
 
