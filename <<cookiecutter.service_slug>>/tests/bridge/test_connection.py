@@ -299,13 +299,17 @@ async def test_refused_acknowledgements_count_as_one_right_for_a_while(
     with NatsServer(config=restricted('"orders.>"', '"_INBOX_orders.>"')) as server:
         async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
             connection = watched.connection
-            for number in range(3):
-                subject = f"$JS.ACK.Stream.worker.1.{number}.{number}.17.0"
+            for subject in (
+                "$JS.ACK.Stream.worker.1.1.1.17.0",
+                "$JS.ACK.Stream.worker.1.2.2.17.0",
+                "$JS.ACK._.szMpdrwD.Stream.further.1.1.1.17.0",  # as a feature flag has it
+            ):
                 await client_of(watched).publish(subject, b"+ACK")
             right = "$JS.ACK.Stream.worker.>"
             await eventually(
                 lambda: f"publish on {right}; grant" in (connection.denial(right) or "")
             )
+            await eventually(lambda: connection.denial("$JS.ACK.Stream.further.>"))
             assert connection.denial("$JS.ACK.Stream.other.>") is None
             await eventually(lambda: connection.denial(right) is None)  # it may be granted by now
 
