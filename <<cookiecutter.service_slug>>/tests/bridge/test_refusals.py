@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ async def sessions(sqlite_url: str) -> AsyncIterator[Sessions]:
         yield sessions
 
 
-def orders(nats: MockBroker, sessions: Sessions, **changes: object) -> Bridge:
+def orders(nats: MockBroker, sessions: Sessions, **changes: Any) -> Bridge:
     return Bridge(
         config(nats.url, **changes),
         sessions,
