@@ -30,13 +30,14 @@ from .lanes import lanes_of
 from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
 from .outbox_maintenance import OutboxMaintenance
+from .permissions import inbox_prefix, runtime_rights
 from .publisher import Publisher, PublisherSettings, Publishing
 from .registry import Consumers
 from .reign import Reign
 from .relay import ROUND_LIMIT, Relay, RelaySettings
 from .retry import Backoff, RetryStrategy
 from .routes import Routes
-from .tasks import Tasks
+from .tasks import Tasks, happens
 from .topology import Topology
 from .wake import listen
 from .workers import Workers, warn_of_unused
@@ -82,7 +83,7 @@ class Bridge:
         self.connection = Connection(
             config.connection,
             name=f"{config.app_name}-{config.env}",
-            inbox_prefix=f"_INBOX_{config.app_name}",
+            inbox_prefix=inbox_prefix(config),
             make_client=make_client,
         )
         self.acks = AckPublisher(
@@ -90,6 +91,7 @@ class Bridge:
         )
         specs = _durables(consumers, config)
         self.topology = Topology(self.connection, config, durables=specs)
+        self._rights = tuple(right.subject for right in runtime_rights(config, specs))
         self._routes = Routes(self.topology, config)
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
@@ -182,7 +184,9 @@ class Bridge:
         """Return what readiness depends on, without asking anybody."""
         connected = self.connection.connected
         checks = {
-            "nats": Check(connected, None if connected else self.connection.error or "connecting"),
+            "nats": _check(
+                self._missing_rights if connected else self.connection.error or "connecting"
+            ),
             "stream": _check(self.topology.problem if connected else "not connected to NATS"),
         }
         if self._relay is not None:
@@ -192,6 +196,12 @@ class Bridge:
             checks["consumers"] = _check("; ".join(problems) or None)
         return checks
 
+    @property
+    def _missing_rights(self) -> str | None:
+        """What the server refused lately of all that this service needs."""
+        refused = {self.connection.denial(subject): None for subject in self._rights}
+        return "; ".join(text for text in refused if text is not None) or None
+
     # --- topology
 
     def _on_connection(self, event: ConnectionEvent) -> None:
@@ -199,9 +209,14 @@ class Bridge:
             self._provision_now.set()
 
     async def _provision(self) -> None:
-        """Ensure the stream at each connect, for a server may come back without it."""
+        """Ensure the stream at each connect, for a server may come back without it.
+
+        And again while something is wrong: a consumer may have been found wanting since.
+        """
         while True:
-            await self._provision_now.wait()
+            connected = await happens(self._provision_now, PROVISION_MAX)
+            if not connected and self.topology.problem is None:
+                continue
             self._provision_now.clear()
             pause = PROVISION_MIN
             while self.connection.connected and not await self._ensured():

@@ -43,11 +43,17 @@ class Durables:
         self._api = api
         self._config = config
         self._problems: dict[str, str] = {}
+        self._unseen: dict[str, DurableSpec] = {}
 
     @property
     def problem(self) -> str | None:
         """What is wrong with the consumers asked for so far."""
         return "; ".join(self._problems.values()) or None
+
+    @property
+    def unseen(self) -> list[DurableSpec]:
+        """The durables that this user was not permitted to look at."""
+        return list(self._unseen.values())
 
     async def plan(self, spec: DurableSpec) -> list[str]:
         """Say what `ensure` would change for `spec`."""
@@ -67,7 +73,8 @@ class Durables:
     async def ensure(self, spec: DurableSpec) -> ConsumerInfo | None:
         """Create or update the durable; raise `TopologyError` if that cannot be.
 
-        Returns None where this user may neither provision nor look: then it is bound unseen.
+        Returns None where this user may neither provision nor look: then it is bound unseen. It
+        may well be there, so its events are handled, and `problem` says what is not known.
         """
         wanted = self._wanted(spec)
         durable = wanted["durable_name"]
@@ -76,8 +83,15 @@ class Durables:
         except TopologyError as error:
             self._problems[durable] = str(error)
             raise
+        except PermissionDeniedError as error:
+            if self._config.auto_provision:
+                raise
+            self._problems[durable] = f"consumer {durable} is bound unseen: {error}"
+            self._unseen[durable] = spec
+            return None
         self._problems.pop(durable, None)
-        return None if info is None else ConsumerInfo.from_response(copy.deepcopy(info))
+        self._unseen.pop(durable, None)
+        return _parsed(info)
 
     async def ack_floor(self, durable: str) -> int:
         """The sequence up to which every message for `durable` is acknowledged."""
@@ -91,7 +105,7 @@ class Durables:
             self._config, durable=spec.name, subject=spec.subject, ack_wait=spec.ack_wait
         )
 
-    async def _ensure(self, wanted: Json) -> Json | None:
+    async def _ensure(self, wanted: Json) -> Json:
         if not self._config.auto_provision:
             return await self._verify(wanted)
         info = await self._look(wanted)
@@ -109,14 +123,10 @@ class Durables:
                 raise
             return await self._make_anew(wanted, differences, error)
 
-    async def _verify(self, wanted: Json) -> Json | None:
+    async def _verify(self, wanted: Json) -> Json:
         """Look without touching; a difference is only told."""
         durable = wanted["durable_name"]
-        try:
-            info = await self._look(wanted)
-        except PermissionDeniedError:
-            logger.info("consumer %s is bound unseen: looking is not permitted", durable)
-            return None
+        info = await self._look(wanted)
         if info is None:
             raise ConsumerMissingError(
                 f"consumer {durable} does not exist on stream {self._config.stream} and "
@@ -186,6 +196,11 @@ class Durables:
             stream = self._config.stream
             return StreamMissingError(f"stream {stream} does not exist; run `topology ensure`")
         return error
+
+
+def _parsed(info: Json) -> ConsumerInfo:
+    parsed: ConsumerInfo = ConsumerInfo.from_response(copy.deepcopy(info))
+    return parsed
 
 
 def _filters(config: Json) -> list[str]:

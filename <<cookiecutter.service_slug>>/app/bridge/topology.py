@@ -61,6 +61,7 @@ class Topology:
         self._settle_limit = settle_limit
         self._lock = asyncio.Lock()
         self._reported: set[str] = set()
+        self._may_ask_owners = True
         self._problem: str | None = f"stream {config.stream} was not looked at yet"
         self.needed = self._needed_subjects()
         # What the stream had when it was last read; empty: it was not read, or was not there.
@@ -70,6 +71,11 @@ class Topology:
     def problem(self) -> str | None:
         problems = (self._problem, self._durables.problem)
         return "; ".join(problem for problem in problems if problem) or None
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The sources whose durables this process reads from."""
+        return tuple(self._specs)
 
     async def plan(self, *, extra_subjects: Iterable[str] = ()) -> Plan:
         """Say what `ensure` and `ensure_consumer` would do; change nothing.
@@ -106,7 +112,7 @@ class Topology:
 
         It is created, or updated in place where it differs; one that is as it should be is not
         touched. Raises `TopologyError` by its reason, `NatsConnectionError` when NATS does not
-        answer. None: this user may not look, the durable has to be bound unseen.
+        answer. None: this user may not look, so the durable is bound unseen and `problem` says so.
         """
         async with self._lock:
             return await self._durables.ensure(self._spec(source))
@@ -140,9 +146,7 @@ class Topology:
     async def _read(self, extra: Sequence[str]) -> tuple[Plan, Json | None]:
         stream = await self._stream()
         subjects = list(dict.fromkeys([*self.needed, *extra]))
-        found = await asyncio.gather(*(self._api.streams_with(subject) for subject in subjects))
-        owners = dict(zip(subjects, found, strict=True))
-        return self._compare(stream, extra, owners), stream
+        return self._compare(stream, extra, await self._owners(subjects)), stream
 
     def _compare(
         self, stream: Json | None, extra: Sequence[str], owners: Mapping[str, Sequence[str]]
@@ -190,17 +194,15 @@ class Topology:
         return plan.changes
 
     async def _verify(self, extra: Sequence[str]) -> Plan:
-        """Look without touching. What this user may not even look at is taken for granted."""
+        """Look without touching, and ask for no more than the user of such a service may."""
         try:
-            plan, stream = await self._read(extra)
-        except PermissionDeniedError:
-            try:
-                stream = await self._stream()
-            except PermissionDeniedError as error:
-                logger.info("stream %s cannot be checked: %s", self._config.stream, error)
-                self._note_problem(None)
-                return Plan(stream=self._config.stream)
-            plan = self._compare(stream, extra, {})
+            stream = await self._stream()
+        except PermissionDeniedError as error:
+            self._note_problem(f"stream {self._config.stream} cannot be looked at: {error}")
+            return Plan(stream=self._config.stream)
+        plan = self._compare(stream, extra, {})
+        if plan.add:
+            plan = self._compare(stream, extra, await self._owners_if_permitted(plan.add))
         self._report(plan, stream)
         missing = ", ".join(subject for subject in plan.add if subject in self.needed)
         if missing:
@@ -209,7 +211,26 @@ class Topology:
             self._note_problem(
                 f"{what}, and AUTO_PROVISION is false; provision it with subjects {missing}"
             )
+        for spec in self._durables.unseen:
+            await self._durables.ensure(spec)
         return plan
+
+    async def _owners_if_permitted(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        """Who has what our stream lacks; whoever provisions it will be told in any case.
+
+        Asked until it is refused: each refusal is a line in the server's log.
+        """
+        if not self._may_ask_owners:
+            return {}
+        try:
+            return await self._owners(subjects)
+        except PermissionDeniedError:
+            self._may_ask_owners = False
+            return {}
+
+    async def _owners(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        found = await asyncio.gather(*(self._api.streams_with(subject) for subject in subjects))
+        return dict(zip(subjects, found, strict=True))
 
     def _report(self, plan: Plan, stream: Json | None) -> None:
         for text in (*plan.differences, *map(str, plan.conflicts)):
