@@ -86,6 +86,8 @@ class Api:
             answer |= self._calls[operation](names, request)
         except ApiFault as fault:
             answer["error"] = fault.as_json()
+            if operation == "STREAM.PURGE":
+                answer["purged"] = 0
             self._server.api_errors += 1
         return json.dumps(answer).encode()
 
@@ -192,13 +194,12 @@ class Api:
         stream = self._stream(names[0])
         if stream.config["deny_purge"]:
             raise ApiFault(500, 10110, "stream purge not permitted")
+        if request.get("seq") and request.get("keep"):
+            raise bad_request()
         stream.prune()
         purged = stream.purge(
             request.get("filter"), before=request.get("seq", 0), keep=request.get("keep", 0)
         )
-        if not request:
-            for consumer in stream.consumers.values():
-                consumer.purged()
         return {"success": True, "purged": purged}
 
     def _get_message(self, names: Sequence[str], request: Json) -> Json:
@@ -223,10 +224,10 @@ class Api:
         stream = self._stream(names[0])
         if stream.config["deny_delete"]:
             raise ApiFault(500, 10057, "message delete not permitted")
+        if not request:
+            raise bad_request()
         stream.prune()
         seq = request.get("seq", 0)
-        if not seq:
-            raise bad_request()
         first, last = stream.first_and_last()
         if not stream.remove(seq):
             if first < seq < last:

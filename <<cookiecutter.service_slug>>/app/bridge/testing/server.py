@@ -79,8 +79,7 @@ class MockServer:
         """Be away: every connection breaks, and none is let in until `start`."""
         self.running = False
         for stream in self.streams.values():
-            for consumer in stream.consumers.values():
-                consumer.drop_requests()
+            stream.restart()
         for peer in tuple(self._peers):
             peer.close()
 

@@ -1,0 +1,266 @@
+"""Random histories on the mock and on a real nats-server at once: every state is the same.
+
+`HYPOTHESIS_PROFILE=search` looks further than the histories that every run has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.contract.lab import SECOND, Json
+from tests.contract.pair import LIMIT, Pair, Side
+from tests.servers import NatsServer
+
+SUBJECTS = st.sampled_from(["a", "b", "b.x"])
+ANSWERS = st.sampled_from([b"+ACK", b"-NAK", b"+TERM", b"+WPI", b'-NAK {"delay": 3600000000000}'])
+STREAMS = st.fixed_dictionaries(
+    {"retention": st.sampled_from(["limits", "workqueue"])},
+    optional={
+        "max_msgs": st.sampled_from([3, 6]),
+        "max_msgs_per_subject": st.sampled_from([1, 2]),
+        "discard": st.sampled_from(["old", "new"]),
+    },
+)
+DURABLES = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_deliver": st.sampled_from([1, 2, 3]),
+        "max_ack_pending": st.sampled_from([1, 2, 3]),
+    },
+)
+SEQUENCES = st.integers(0, 12)
+SOON = SECOND // 5  # nanoseconds; an ack_wait that is over while a test waits
+
+
+class SameStates(RuleBasedStateMachine):
+    """What a service and its operator may do, in any order. The subjects begin with the stream."""
+
+    server: NatsServer
+    loop: asyncio.AbstractEventLoop
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._resources = contextlib.ExitStack()
+        self.pair = self._resources.enter_context(Pair(self.server, self.loop))
+        self.number = 0
+        self.restarts = 0
+        self.consumers: dict[str, Json] = {}
+        self.stream: Json = {}
+
+    def teardown(self) -> None:
+        self._resources.close()
+
+    # --- where it begins
+
+    @initialize(stream=STREAMS, first=DURABLES, other=DURABLES, split=st.booleans())
+    def begin(self, stream: Json, first: Json, other: Json, split: bool) -> None:
+        self.stream = {"name": self.pair.real.stream, **stream}
+        self.stream["subjects"] = [f"{self.pair.real.stream}.>"]
+        self._api("STREAM.CREATE.S", self.stream)
+        if split:
+            self.consumers["c"] = {**first, "filter_subject": self._subject("a")}
+            self.consumers["d"] = {**other, "filter_subject": self._subject("b.>")}
+        else:
+            self.consumers["c"] = first
+        for name in self.consumers:
+            self._create(name)
+        self._look()
+
+    # --- a service
+
+    @rule(
+        subject=SUBJECTS,
+        msg_id=st.sampled_from(["", "", "id1", "id2", "id3"]),
+        expected=st.one_of(
+            st.just({}),
+            st.tuples(
+                st.sampled_from(
+                    [
+                        "Nats-Expected-Last-Sequence",
+                        "Nats-Expected-Last-Subject-Sequence",
+                    ]
+                ),
+                SEQUENCES.map(str),
+            ).map(lambda pair: dict([pair])),
+            st.sampled_from(["id1", "id2"]).map(lambda i: {"Nats-Expected-Last-Msg-Id": i}),
+        ),
+    )
+    def publish(self, subject: str, msg_id: str, expected: dict[str, str]) -> None:
+        headers = {**({"Nats-Msg-Id": msg_id} if msg_id else {}), **expected}
+        self.number += 1
+        data = f"m{self.number}"
+        self.pair.agree(lambda side: side.publish(subject, data, headers))
+        self._look()
+
+    @rule(which=st.integers(0, 1), batch=st.integers(1, 4))
+    def pull(self, which: int, batch: int) -> None:
+        name = self._name(which)
+        self.pair.agree(lambda side: side.pull(name, batch))
+        self._look()
+
+    @precondition(lambda self: self.pair.real.held)
+    @rule(which=st.integers(0, 30), word=ANSWERS)
+    def answer(self, which: int, word: bytes) -> None:
+        place = -1 - which % len(self.pair.real.held)
+
+        async def say(side: Side) -> Any:
+            return await side.answer(side.held[place], word)
+
+        self.pair.agree(say)
+        self._look()
+
+    # --- time
+
+    @rule(which=st.integers(0, 1))
+    def a_nak_with_a_delay_is_over(self, which: int) -> None:
+        """Everything else is out, so that what comes next is what was put off."""
+        name = self._name(which)
+        pulled = self._drain(name)
+        if not pulled or pulled[-1]["tries"] == self.consumers[name].get("max_deliver"):
+            return
+
+        async def put_off(side: Side) -> Any:
+            message = side.held[-1]
+            request = {"batch": 1, "expires": int(LIMIT) * SECOND}
+            async with side.asked(name, request) as collect:
+                await side.answer(message, b'-NAK {"delay": 50000000}')
+                return await collect(1)
+
+        self.pair.agree(put_off)
+        self._look()
+
+    # --- an operator
+
+    @rule(seq=SEQUENCES)
+    def delete_a_message(self, seq: int) -> None:
+        self._api("STREAM.MSG.DELETE.S", {"seq": seq})
+
+    @rule(
+        request=st.one_of(
+            st.just({}),
+            st.fixed_dictionaries({"seq": SEQUENCES}),
+            st.fixed_dictionaries({"keep": st.integers(1, 3)}),
+        ),
+        subject=st.sampled_from([None, "a", "b.>", ">"]),
+    )
+    def purge(self, request: Json, subject: str | None) -> None:
+        about = {} if subject is None else {"filter": self._subject(subject)}
+        self._api("STREAM.PURGE.S", {**request, **about} or None)
+
+    @rule(
+        request=st.one_of(
+            st.fixed_dictionaries({"seq": SEQUENCES}),
+            st.fixed_dictionaries({"last_by_subj": SUBJECTS}),
+            st.fixed_dictionaries({"next_by_subj": SUBJECTS, "seq": SEQUENCES}),
+        )
+    )
+    def read_a_message(self, request: Json) -> None:
+        about = {k: self._subject(v) if k.endswith("subj") else v for k, v in request.items()}
+        self._api("STREAM.MSG.GET.S", about)
+
+    @rule(which=st.integers(0, 1), config=DURABLES)
+    def update_a_consumer(self, which: int, config: Json) -> None:
+        name = self._name(which)
+        about = {k: v for k, v in self.consumers[name].items() if k == "filter_subject"}
+        self.consumers[name] = {**about, **config}
+        self._create(name)
+        self._look()
+
+    @rule(which=st.integers(0, 1))
+    def make_a_consumer_anew(self, which: int) -> None:
+        name = self._name(which)
+        self._api(f"CONSUMER.DELETE.S.{name}", look=False)
+        self._create(name)
+        self._look()
+
+    @rule(
+        change=st.fixed_dictionaries(
+            {},
+            optional={
+                "max_msgs": st.sampled_from([-1, 2, 5]),
+                "max_msgs_per_subject": st.sampled_from([-1, 1, 2]),
+                "discard": st.sampled_from(["old", "new"]),
+            },
+        )
+    )
+    def update_the_stream(self, change: Json) -> None:
+        self.stream = {**self.stream, **change}
+        self._api("STREAM.UPDATE.S", self.stream)
+
+    @precondition(lambda self: self.restarts < 1)
+    @rule()
+    def restart(self) -> None:
+        self.restarts += 1
+        self.pair.agree(lambda side: side.restart())
+        self._look()
+
+    # --- in other words
+
+    def _name(self, which: int) -> str:
+        return sorted(self.consumers)[which % len(self.consumers)]
+
+    def _subject(self, rest: str) -> str:
+        return f"{self.pair.real.stream}.{rest}"
+
+    def _create(self, name: str) -> None:
+        stream = self.pair.real.stream
+        config = {"durable_name": name, "ack_policy": "explicit", **self.consumers[name]}
+        body = {"stream_name": stream, "config": config}
+        self._api(f"CONSUMER.DURABLE.CREATE.S.{name}", body, look=False)
+
+    def _api(self, operation: str, body: Json | None = None, *, look: bool = True) -> None:
+        async def ask(side: Side) -> Json:
+            answer = await side.api(operation, body)
+            message = answer.get("message") or {}
+            message.pop("time", None)
+            told = {k: answer[k] for k in ("success", "purged", "error") if k in answer}
+            return {**told, "message": message}
+
+        self.pair.agree(ask)
+        if look:
+            self._look()
+
+    def _drain(self, name: str) -> list[Json]:
+        """Take all that the consumer has at once."""
+        pulled: Json = self.pair.agree(lambda side: side.pull(name, 100))
+        messages: list[Json] = pulled["messages"]
+        return messages
+
+    def _look(self) -> None:
+        self.pair.look_alike(sorted(self.consumers))
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+@pytest.mark.real
+@pytest.mark.timeout(0)
+def test_random_histories_have_the_same_states(loop: asyncio.AbstractEventLoop) -> None:
+    with NatsServer() as server:
+        machine = type("SameStates", (SameStates,), {"server": server, "loop": loop})
+        searching = settings.get_current_profile_name() == "search"
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=1000 if searching else 30,
+                stateful_step_count=40 if searching else 30,
+            ),
+        )
