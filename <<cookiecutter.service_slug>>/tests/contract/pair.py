@@ -8,9 +8,10 @@ state counts when it agrees with the mock's, and is a difference when it never d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Self
 
 from nats.aio.client import Client
@@ -20,9 +21,9 @@ from app.bridge.testing import MockServer, VirtualClock
 from tests.brokers import Broker, MockBroker, RealBroker
 from tests.contract.lab import Json
 from tests.servers import NatsServer
+from tests.waiting import eventually
 
 LIMIT = 20.0  # seconds for an answer on a machine that is busy with something else
-_LOOKS_ALIKE = 5.0  # seconds in which the server's state has to become the mock's
 _CONSUMER_FIELDS = ("num_pending", "num_ack_pending", "num_redelivered", "num_waiting")
 _STREAM_FIELDS = ("messages", "bytes", "first_seq", "last_seq", "num_subjects", "num_deleted")
 
@@ -36,6 +37,7 @@ class Side:
         self.broker = broker
         self.stream = stream
         self.held: list[Msg] = []
+        self.arrived: dict[str, list[Msg]] = {}
         self._loop = loop
         self._client: Client | None = None
 
@@ -60,6 +62,7 @@ class Side:
         self.broker.terminate()
         self.broker.start()
         await self.connect()
+        await self.listen(list(self.arrived))
 
     # --- asking
 
@@ -80,17 +83,58 @@ class Side:
         answer.pop("stream", None)
         return answer
 
-    async def answer(self, message: Msg, word: bytes) -> bytes:
-        """Say what became of a delivery, and wait until the server has taken that in."""
-        return (await self.client.request(message.reply, word, timeout=LIMIT)).data
+    async def answer(self, place: int, word: bytes) -> bool:
+        """Say what became of a delivery; tell whether the server confirmed that."""
+        reply = self.held[place].reply
+        try:
+            return (await self.client.request(reply, word, timeout=LIMIT)).data == b""
+        except TimeoutError:
+            return False
 
-    async def pull(self, consumer: str, batch: int) -> Json:
-        """Ask for what is there; the end is a full batch, or a status."""
-        async with self.asked(consumer, {"batch": batch, "no_wait": True}) as collect:
-            return await collect(batch)
+    async def say(self, place: int, word: bytes) -> None:
+        """The same without waiting for a confirmation that does not come."""
+        await self.client.publish(self.held[place].reply, word)
 
-    def asked(self, consumer: str, request: Json) -> _Request:
-        return _Request(self, f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{consumer}", request)
+    # --- pulling
+
+    async def listen(self, consumers: Sequence[str]) -> None:
+        """Have an inbox for each consumer, in which its deliveries and statuses gather."""
+        for name in consumers:
+            self.arrived.setdefault(name, [])
+            await self.client.subscribe(self._inbox(name), cb=self._keep(name))
+
+    async def ask(self, consumer: str, request: Json) -> None:
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{consumer}"
+        body = json.dumps(request).encode()
+        await self.client.publish(subject, body, reply=self._inbox(consumer))
+
+    def taken(self, consumer: str) -> list[Json]:
+        """What arrived since the last time; deliveries are `held` from now on."""
+        came, self.arrived[consumer] = self.arrived[consumer], []
+        self.held += [message for message in came if not _status(message)]
+        return [self._told(message) for message in came]
+
+    def _inbox(self, consumer: str) -> str:
+        return f"_INBOX.{self.stream}.{consumer}"
+
+    def _keep(self, consumer: str) -> Callable[[Msg], Awaitable[None]]:
+        async def keep(message: Msg) -> None:
+            self.arrived[consumer].append(message)
+
+        return keep
+
+    def _told(self, message: Msg) -> Json:
+        if status := _status(message):
+            return {"status": status}
+        about = message.metadata
+        return {
+            "subject": message.subject.removeprefix(f"{self.stream}."),
+            "data": message.data.decode(),
+            "headers": dict(message.headers or {}),
+            "tries": about.num_delivered,
+            "sequence": (about.sequence.stream, about.sequence.consumer),
+            "num_pending": about.num_pending,
+        }
 
     # --- looking
 
@@ -107,47 +151,6 @@ class Side:
         for name in consumers:
             found[name] = _seen(await self.api(f"CONSUMER.INFO.S.{name}"))
         return found
-
-
-class _Request:
-    """A pull request whose answers come to an inbox of its own."""
-
-    def __init__(self, side: Side, subject: str, request: Json) -> None:
-        self._side = side
-        self._subject = subject
-        self._request = request
-
-    async def __aenter__(self) -> Callable[[int], Awaitable[Json]]:
-        client = self._side.client
-        inbox = client.new_inbox()
-        self._subscription = await client.subscribe(inbox)
-        await client.publish(self._subject, json.dumps(self._request).encode(), reply=inbox)
-        return self._collect
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._subscription.unsubscribe()
-
-    async def _collect(self, batch: int) -> Json:
-        came: list[Json] = []
-        while len(came) < batch:
-            message = await self._subscription.next_msg(timeout=LIMIT)
-            headers = message.headers or {}
-            if "Status" in headers:
-                return {"messages": came, "end": (headers["Status"], headers.get("Description"))}
-            self._side.held.append(message)
-            came.append(self._told(message))
-        return {"messages": came, "end": None}
-
-    def _told(self, message: Msg) -> Json:
-        about = message.metadata
-        return {
-            "subject": message.subject.removeprefix(f"{self._side.stream}."),
-            "data": message.data.decode(),
-            "headers": dict(message.headers or {}),
-            "tries": about.num_delivered,
-            "sequence": (about.sequence.stream, about.sequence.consumer),
-            "num_pending": about.num_pending,
-        }
 
 
 class Pair:
@@ -184,25 +187,52 @@ class Pair:
         assert mock == real, f"the mock answered\n{mock}\nand nats-server\n{real}"
         return real
 
-    def look_alike(self, consumers: Sequence[str]) -> Json:
-        """Compare what can be seen of both; return it."""
-        mock: Json = self.mock.run(self.mock.state(consumers))
-        real = self.real.run(self._until_like(mock, consumers))
-        differences = {
-            name: (mock.get(name), real.get(name))
-            for name in sorted({*mock, *real})
-            if mock.get(name) != real.get(name)
-        }
-        assert not differences, f"(mock, nats-server) differ in {differences}"
+    def answer(self, place: int, word: bytes) -> None:
+        """Say the same to both, and have the server confirm it where the mock does."""
+        if self.mock.run(self.mock.answer(place, word)):
+            assert self.real.run(self.real.answer(place, word)), f"no confirmation of {word!r}"
+        else:
+            self.real.run(self.real.say(place, word))
+
+    def look_alike(self, consumers: Sequence[str], *, after: float = 0.0) -> Json:
+        """Compare all that can be seen of both, `after` seconds; return it."""
+        self.mock.run(self._clock.advance(after))
+        mock = {name: self.mock.taken(name) for name in consumers}
+        self.real.run(self._until_arrived({name: len(came) for name, came in mock.items()}))
+        real = {name: self.real.taken(name) for name in consumers}
+        _compare("arrived", mock, real)
+        mock = self.mock.run(self.mock.state(consumers))
+        _compare("state", mock, self.real.run(self._until_like(mock, consumers)))
         return mock
 
+    async def _until_arrived(self, numbers: Mapping[str, int]) -> None:
+        arrived = self.real.arrived
+        with contextlib.suppress(AssertionError):  # a difference, and reported as such
+            await eventually(
+                lambda: all(len(arrived[name]) >= number for name, number in numbers.items()),
+                limit=LIMIT,
+            )
+
     async def _until_like(self, mock: Json, consumers: Sequence[str]) -> Json:
-        deadline = asyncio.get_running_loop().time() + _LOOKS_ALIKE
-        while (real := await self.real.state(consumers)) != mock:
-            if asyncio.get_running_loop().time() > deadline:
-                break
-            await asyncio.sleep(0.02)
+        real: Json = {}
+
+        async def alike() -> bool:
+            real.update(await self.real.state(consumers))
+            return real == mock
+
+        with contextlib.suppress(AssertionError):  # a difference, and reported as such
+            await eventually(alike, limit=LIMIT)
         return real
+
+
+def _compare(what: str, mock: Json, real: Json) -> None:
+    differences = {name: (mock[name], real[name]) for name in mock if mock[name] != real[name]}
+    assert not differences, f"{what}: (mock, nats-server) differ in {differences}"
+
+
+def _status(message: Msg) -> tuple[str, str] | None:
+    headers = message.headers or {}
+    return (headers["Status"], headers.get("Description", "")) if "Status" in headers else None
 
 
 async def _asked(question: Question, side: Side) -> Any:
@@ -212,8 +242,10 @@ async def _asked(question: Question, side: Side) -> Any:
 def _seen(info: Json) -> Json:
     if "error" in info:
         return {"error": info["error"]["err_code"]}
-    places = {
-        place: (info[place]["consumer_seq"], info[place]["stream_seq"])
-        for place in ("delivered", "ack_floor")
-    }
+    places = {place: dict(info[place]) for place in ("delivered", "ack_floor")}
+    for place in places.values():
+        place.pop("last_active", None)
+        # Where it stands among messages that it does not deliver is the server's own affair.
+        if "filter_subject" in info["config"]:
+            place.pop("stream_seq")
     return {**places, **{field: info[field] for field in _CONSUMER_FIELDS}}

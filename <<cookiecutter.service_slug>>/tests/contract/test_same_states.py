@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from tests.contract.lab import SECOND, Json
-from tests.contract.pair import LIMIT, Pair, Side
+from tests.contract.pair import Pair, Side
 from tests.servers import NatsServer
 
 SUBJECTS = st.sampled_from(["a", "b", "b.x"])
@@ -43,7 +43,8 @@ DURABLES = st.fixed_dictionaries(
     },
 )
 SEQUENCES = st.integers(0, 12)
-SOON = SECOND // 5  # nanoseconds; an ack_wait that is over while a test waits
+NO_WAIT: Json = {"no_wait": True}
+PATIENT: Json = {"expires": 3600 * SECOND}
 
 
 class SameStates(RuleBasedStateMachine):
@@ -78,6 +79,7 @@ class SameStates(RuleBasedStateMachine):
             self.consumers["c"] = first
         for name in self.consumers:
             self._create(name)
+        self.pair.agree(lambda side: side.listen(sorted(self.consumers)))
         self._look()
 
     # --- a service
@@ -106,42 +108,32 @@ class SameStates(RuleBasedStateMachine):
         self.pair.agree(lambda side: side.publish(subject, data, headers))
         self._look()
 
-    @rule(which=st.integers(0, 1), batch=st.integers(1, 4))
-    def pull(self, which: int, batch: int) -> None:
-        name = self._name(which)
-        self.pair.agree(lambda side: side.pull(name, batch))
-        self._look()
+    @rule(which=st.integers(0, 1), batch=st.integers(1, 4), no_wait=st.booleans())
+    def pull(self, which: int, batch: int, no_wait: bool) -> None:
+        self._ask(self._name(which), {"batch": batch, **(NO_WAIT if no_wait else PATIENT)})
 
     @precondition(lambda self: self.pair.real.held)
     @rule(which=st.integers(0, 30), word=ANSWERS)
     def answer(self, which: int, word: bytes) -> None:
-        place = -1 - which % len(self.pair.real.held)
-
-        async def say(side: Side) -> Any:
-            return await side.answer(side.held[place], word)
-
-        self.pair.agree(say)
+        self.pair.answer(self._place(which), word)
         self._look()
 
     # --- time
 
-    @rule(which=st.integers(0, 1))
+    @precondition(lambda self: self.pair.real.held)
+    @rule(which=st.integers(0, 30))
     def a_nak_with_a_delay_is_over(self, which: int) -> None:
-        """Everything else is out, so that what comes next is what was put off."""
-        name = self._name(which)
-        pulled = self._drain(name)
-        if not pulled or pulled[-1]["tries"] == self.consumers[name].get("max_deliver"):
+        """Somebody has to wait for it, or else nobody could see when it is due."""
+        place = self._place(which)
+        name = self.pair.real.held[place].metadata.consumer
+        for _ in range(5):
+            if self._look()[name]["num_waiting"]:
+                break
+            self._ask(name, {"batch": 4, **PATIENT})
+        else:
             return
-
-        async def put_off(side: Side) -> Any:
-            message = side.held[-1]
-            request = {"batch": 1, "expires": int(LIMIT) * SECOND}
-            async with side.asked(name, request) as collect:
-                await side.answer(message, b'-NAK {"delay": 50000000}')
-                return await collect(1)
-
-        self.pair.agree(put_off)
-        self._look()
+        self.pair.answer(place, b'-NAK {"delay": 30000000}')
+        self.pair.look_alike(sorted(self.consumers), after=0.06)
 
     # --- an operator
 
@@ -218,7 +210,12 @@ class SameStates(RuleBasedStateMachine):
 
     def _create(self, name: str) -> None:
         stream = self.pair.real.stream
-        config = {"durable_name": name, "ack_policy": "explicit", **self.consumers[name]}
+        config = {
+            "durable_name": name,
+            "ack_policy": "explicit",
+            "ack_wait": 3600 * SECOND,  # no example takes as long
+            **self.consumers[name],
+        }
         body = {"stream_name": stream, "config": config}
         self._api(f"CONSUMER.DURABLE.CREATE.S.{name}", body, look=False)
 
@@ -234,14 +231,16 @@ class SameStates(RuleBasedStateMachine):
         if look:
             self._look()
 
-    def _drain(self, name: str) -> list[Json]:
-        """Take all that the consumer has at once."""
-        pulled: Json = self.pair.agree(lambda side: side.pull(name, 100))
-        messages: list[Json] = pulled["messages"]
-        return messages
+    def _ask(self, name: str, request: Json) -> None:
+        self.pair.agree(lambda side: side.ask(name, request))
+        self._look()
 
-    def _look(self) -> None:
-        self.pair.look_alike(sorted(self.consumers))
+    def _place(self, which: int) -> int:
+        """One of the deliveries; the latest come first."""
+        return -1 - which % len(self.pair.real.held)
+
+    def _look(self) -> Json:
+        return self.pair.look_alike(sorted(self.consumers))
 
 
 @pytest.fixture

@@ -115,8 +115,8 @@ class MockConsumer:
             return
         no_wait = bool(request.get("no_wait"))
         self._expire()
-        if no_wait and not expires and not self._has_next():
-            self._status(inbox, 404, "No Messages")
+        if no_wait and (refusal := self._nothing_for_one_shot(bool(expires))):
+            self._status(inbox, *refusal)
             return
         self._waiting.append(
             Pull(
@@ -140,6 +140,20 @@ class MockConsumer:
             return 400, "Bad Request - heartbeat value too large"
         if len(self._waiting) >= self.config["max_waiting"]:
             return 409, "Exceeded MaxWaiting"
+        return None
+
+    def _nothing_for_one_shot(self, may_wait: bool) -> tuple[int, str] | None:
+        """What a request that does not wait is told when there is nothing for it.
+
+        A consumer that has as much out as it may is no such case: there the request waits.
+        """
+        self.stream.prune()
+        self._collect_due()
+        there = self.num_pending + len(self._due)
+        if not there and not may_wait:
+            return 404, "No Messages"
+        if 0 < there < sum(pull.left for pull in self._waiting):
+            return 408, "Requests Pending"
         return None
 
     # --- working
@@ -169,7 +183,7 @@ class MockConsumer:
             if 0 < most <= tries:
                 # Never again: it is out no more, and stays in the stream.
                 del self._pending[seq]
-                self._again[seq] = tries
+                self._again.setdefault(seq, tries)
             else:
                 self._set_due(seq, now + self._ack_wait)
                 self._queue(seq)
@@ -212,7 +226,7 @@ class MockConsumer:
                 del self._pending[seq]
             elif self.stream.get(seq) is not None:
                 return seq
-        if len(self._pending) >= self.config["max_ack_pending"] > 0:
+        if self._is_full() or not self.num_pending:
             return None
         while self._next <= self.stream.last_seq:
             stored = self.stream.get(self._next)
@@ -222,11 +236,9 @@ class MockConsumer:
                 return stored.seq
         return None
 
-    def _has_next(self) -> bool:
-        self.stream.prune()
-        self._collect_due()
-        full = len(self._pending) >= self.config["max_ack_pending"] > 0
-        return bool(self._due) or (self.num_pending > 0 and not full)
+    def _is_full(self) -> bool:
+        most: int = self.config["max_ack_pending"]
+        return 0 < most <= len(self._pending)
 
     def _send(self, seq: int) -> None:
         stored = self.stream.get(seq)
@@ -259,7 +271,9 @@ class MockConsumer:
 
     def _end_one_shots(self) -> None:
         """A request that does not wait is over when there is nothing more for it."""
-        for pull in [p for p in self._waiting if p.no_wait and (p.sent or p.expires_at is None)]:
+        if self._is_full():
+            return
+        for pull in [p for p in self._waiting if p.no_wait and p.sent]:
             self._waiting.remove(pull)
             self._status(pull.inbox, 404, "No Messages")
 
@@ -298,14 +312,22 @@ class MockConsumer:
 
     # --- answers to deliveries
 
-    def answer(self, seq: int, body: bytes) -> None:
-        """Take `+ACK`, `-NAK`, `+WPI` or `+TERM` for a message that is out."""
+    def answer(self, seq: int, own: int, body: bytes) -> bool:
+        """Take `+ACK`, `-NAK`, `+WPI` or `+TERM` for a message that is out; say whether it counts.
+
+        `own` is the consumer's count at that delivery, by which it knows what an earlier consumer
+        of this name delivered.
+        """
         word, delay = read_answer(body)
         out = self._pending.get(seq)
         if word in ("+ACK", "+TERM"):
+            if seq >= self._next:
+                return False  # an earlier consumer of this name delivered it
             self._done(seq)
         elif out is None:
             pass  # acknowledged already, or never delivered
+        elif word == "-NAK" and not self._floor[0] < own <= self._delivered + 1:
+            pass
         elif word == "-NAK" and delay:
             self._set_due(seq, self._now() + delay)
         elif word == "-NAK":
@@ -315,6 +337,7 @@ class MockConsumer:
         else:
             raise NotSimulated(f"the acknowledgement {body!r}")
         self.work()
+        return True
 
     def _done(self, seq: int) -> None:
         out = self._pending.pop(seq, None)
@@ -337,6 +360,9 @@ class MockConsumer:
 
     # --- what the stream tells
 
+    def wants(self, subject: str) -> bool:
+        return matches(self._filter, subject)
+
     def count(self, stored: Stored) -> None:
         """A message was stored."""
         if stored.seq >= self._next and matches(self._filter, stored.subject):
@@ -349,8 +375,8 @@ class MockConsumer:
 
     def terminated(self, seq: int) -> None:
         """A message that may be out was deleted."""
+        self._again.pop(seq, None)
         if (out := self._pending.pop(seq, None)) is not None:
-            self._again.pop(seq, None)
             self._raise_floor(seq, out.seq)
 
     def purged(self, subject: str | None, start: int) -> None:
@@ -419,6 +445,10 @@ class MockConsumer:
         self._next = self._written + 1
         self.num_pending = self._count()
 
+    def _redelivered(self) -> int:
+        most = self.config["max_deliver"]
+        return sum(1 for n in self._again.values() if n > 0 and (most <= 0 or n < most))
+
     def info(self) -> Json:
         self.stream.prune()
         self._collect_due()
@@ -435,7 +465,7 @@ class MockConsumer:
             },
             "ack_floor": {"consumer_seq": self._floor[0], "stream_seq": self._floor[1]},
             "num_ack_pending": len(self._pending),
-            "num_redelivered": len([n for n in self._again.values() if n > 0]),
+            "num_redelivered": self._redelivered(),
             "num_waiting": len(self._waiting),
             "num_pending": self.num_pending,
         }

@@ -222,8 +222,8 @@ class MockServer:
             return False
         if self.faults.take(Kind.LOSE_ANSWER, subject) is None:
             self._note_answer(tokens, data)
-            consumer.answer(int(tokens[3]), data)
-            if reply:
+            counts = consumer.answer(int(tokens[3]), int(tokens[4]), data)
+            if reply and counts:
                 self.deliver(reply, b"", b"")
         return True
 
@@ -256,7 +256,8 @@ class MockServer:
             answer = {"error": fault.as_json(), "stream": stream.name, "seq": 0}
         self._acknowledge(stream, subject, reply, json.dumps(answer).encode())
         for consumer in tuple(stream.consumers.values()):
-            consumer.work()
+            if consumer.wants(subject):
+                consumer.work()
 
     def _acknowledge(self, stream: MockStream, subject: str, reply: str, answer: bytes) -> None:
         if not reply or stream.config.get("no_ack"):

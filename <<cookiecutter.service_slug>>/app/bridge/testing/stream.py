@@ -134,14 +134,17 @@ class MockStream:
             raise ApiFault(503, 10077, "maximum messages exceeded")
         if config["discard"] != "new":
             return
-        if 0 < config["max_msgs"] <= len(self._messages):
+        mine = self.matching(subject)
+        limit = config["max_msgs_per_subject"]
+        takes_a_place = 0 < limit <= len(mine)  # the oldest of its subject goes
+        if takes_a_place and config.get("discard_new_per_subject"):
+            raise ApiFault(503, 10077, "maximum messages per subject exceeded")
+        if 0 < config["max_msgs"] <= len(self._messages) and not takes_a_place:
             raise ApiFault(503, 10077, "maximum messages exceeded")
         size = Stored(0, subject, headers, data, 0.0, 0).size
-        if 0 < config["max_bytes"] < self.bytes + size:
+        freed = takes_a_place and mine[0].size > size
+        if 0 < config["max_bytes"] < self.bytes + size and not freed:
             raise ApiFault(503, 10077, "maximum bytes exceeded")
-        limit = config["max_msgs_per_subject"]
-        if config.get("discard_new_per_subject") and 0 < limit <= len(self.matching(subject)):
-            raise ApiFault(503, 10077, "maximum messages per subject exceeded")
 
     # --- what goes
 
@@ -167,6 +170,8 @@ class MockStream:
             for subject in self.subjects():
                 for seq in [m.seq for m in self.matching(subject)][:-per_subject]:
                     self.remove(seq)
+        if config["discard"] == "new":
+            return  # a limit that became tighter takes nothing away
         while 0 < config["max_msgs"] < len(self._messages):
             self.remove(next(iter(self._messages)))
         while 0 < config["max_bytes"] < self.bytes:
@@ -206,6 +211,8 @@ class MockStream:
         self.prune()
         still = {seq for seq, _ in self._known.values()} & self._messages.keys()
         self._known = {i: known for i, known in self._known.items() if known[0] in still}
+        if self.last_seq not in self._messages:
+            self._last_id = ""
         for consumer in self.consumers.values():
             consumer.restart()
 
