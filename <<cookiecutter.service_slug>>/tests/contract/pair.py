@@ -25,7 +25,7 @@ from tests.waiting import eventually
 
 LIMIT = 20.0  # seconds for an answer on a machine that is busy with something else
 _CONSUMER_FIELDS = ("num_pending", "num_ack_pending", "num_redelivered", "num_waiting")
-_STREAM_FIELDS = ("messages", "bytes", "first_seq", "last_seq", "num_subjects", "num_deleted")
+_STREAM_FIELDS = ("messages", "bytes", "first_seq", "last_seq", "num_subjects")
 
 Question = Callable[["Side"], Awaitable[Any]]
 
@@ -148,6 +148,11 @@ class Side:
         }
         # A longer name makes a longer subject: what is stored is counted without it.
         found["bytes"] -= len(self.stream) * found["messages"]
+        if found["messages"]:
+            # nats-server may count from a message that is deleted: after a purge by sequence
+            # of a stream that is empty already it does.
+            first = await self.api("STREAM.MSG.GET.S", {"seq": 1, "next_by_subj": ">"})
+            found["first_seq"] = first["message"]["seq"]
         for name in consumers:
             found[name] = _seen(await self.api(f"CONSUMER.INFO.S.{name}"))
         return found
