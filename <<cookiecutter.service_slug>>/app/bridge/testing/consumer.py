@@ -273,7 +273,7 @@ class MockConsumer:
         """A request that does not wait is over when there is nothing more for it."""
         if self._is_full():
             return
-        for pull in [p for p in self._waiting if p.no_wait and p.sent]:
+        for pull in [p for p in self._waiting if p.no_wait and (p.sent or p.expires_at is None)]:
             self._waiting.remove(pull)
             self._status(pull.inbox, 404, "No Messages")
 
@@ -323,7 +323,7 @@ class MockConsumer:
         if word in ("+ACK", "+TERM"):
             if seq >= self._next:
                 return False  # an earlier consumer of this name delivered it
-            self._done(seq)
+            self._done(seq, own)
         elif out is None:
             pass  # acknowledged already, or never delivered
         elif word == "-NAK" and not self._floor[0] < own <= self._delivered + 1:
@@ -339,12 +339,11 @@ class MockConsumer:
         self.work()
         return True
 
-    def _done(self, seq: int) -> None:
+    def _done(self, seq: int, own: int) -> None:
+        """That may be said late, of a message that is out no more: it leaves a work queue."""
         out = self._pending.pop(seq, None)
-        if out is None:
-            return
         self._again.pop(seq, None)
-        self._raise_floor(seq, out.seq)
+        self._raise_floor(seq, out.seq if out is not None else own)
         if self.stream.is_work_queue:
             self.stream.remove(seq)
 
@@ -447,7 +446,11 @@ class MockConsumer:
 
     def _redelivered(self) -> int:
         most = self.config["max_deliver"]
-        return sum(1 for n in self._again.values() if n > 0 and (most <= 0 or n < most))
+        return sum(
+            1
+            for seq, times in self._again.items()
+            if times > 0 and (most <= 0 or times < most or seq in self._pending)
+        )
 
     def info(self) -> Json:
         self.stream.prune()

@@ -255,9 +255,10 @@ class MockServer:
         except ApiFault as fault:
             answer = {"error": fault.as_json(), "stream": stream.name, "seq": 0}
         self._acknowledge(stream, subject, reply, json.dumps(answer).encode())
-        for consumer in tuple(stream.consumers.values()):
-            if consumer.wants(subject):
-                consumer.work()
+        if "error" not in answer and "duplicate" not in answer:
+            for consumer in tuple(stream.consumers.values()):
+                if consumer.wants(subject):
+                    consumer.work()
 
     def _acknowledge(self, stream: MockStream, subject: str, reply: str, answer: bytes) -> None:
         if not reply or stream.config.get("no_ack"):
