@@ -206,9 +206,9 @@ class Pair:
         self.real.run(self._until_arrived({name: len(came) for name, came in mock.items()}))
         real = {name: self.real.taken(name) for name in consumers}
         _compare("arrived", mock, real)
-        mock = self.mock.run(self.mock.state(consumers))
-        _compare("state", mock, self.real.run(self._until_like(mock, consumers)))
-        return mock
+        state: Json = self.mock.run(self.mock.state(consumers))
+        _compare("state", state, self.real.run(self._until_like(state, consumers)))
+        return state
 
     async def _until_arrived(self, numbers: Mapping[str, int]) -> None:
         arrived = self.real.arrived
@@ -248,6 +248,10 @@ def _seen(info: Json) -> Json:
     if "error" in info:
         return {"error": info["error"]["err_code"]}
     places = {place: dict(info[place]) for place in ("delivered", "ack_floor")}
+    if info["config"]["max_deliver"] > 0:
+        # How far it comes past a message that was delivered for the last time depends on how
+        # that one went, and no service may rely on it.
+        del places["ack_floor"]
     for place in places.values():
         place.pop("last_active", None)
         # Where it stands among messages that it does not deliver is the server's own affair.

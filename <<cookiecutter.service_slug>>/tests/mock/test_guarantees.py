@@ -42,10 +42,11 @@ async def test_an_event_whose_commit_failed_is_handled_again(
     deliver: Deliver, database: Database, seen: list[str], published: Published, bridge: Bridge
 ) -> None:
     await deliver.until_ready()
-    fails = iter([True])
+    refused: list[object] = []
 
     def refuse(connection: object) -> None:
-        if seen and next(fails, False):
+        if seen and not refused:
+            refused.append(connection)
             raise RuntimeError("the commit failed")
 
     sqlalchemy_event.listen(database.engine.sync_engine, "commit", refuse)

@@ -94,6 +94,8 @@ class Api:
     def rehearse(self, subject: str, payload: bytes) -> None:
         """Raise `NotSimulated` for a request whose body asks for what the mock does not do."""
         operation, names = self._find(subject) or ("", [])
+        if operation == "STREAM.PURGE":
+            self._rehearse_purge(names, payload)
         if not operation.endswith((".CREATE", ".UPDATE")):
             return
         with contextlib.suppress(ApiFault, KeyError, TypeError):
@@ -109,6 +111,17 @@ class Api:
                 if stream.is_work_queue:
                     consumer_config.check_work_queue(config, ())
                 consumer_config.check_explicit(config)
+
+    def _rehearse_purge(self, names: Sequence[str], payload: bytes) -> None:
+        with contextlib.suppress(ApiFault):
+            request = _read(payload)
+            stream = self._server.streams.get(names[0])
+            filtered = stream is not None and any(
+                consumer.config.get("filter_subject") for consumer in stream.consumers.values()
+            )
+            if filtered and request.get("filter") and (request.get("seq") or request.get("keep")):
+                # nats-server's num_pending is stale after that, now and then.
+                raise NotSimulated("a purge by subject and number beside a filtered consumer")
 
     def _find(self, subject: str) -> tuple[str, list[str]] | None:
         tokens = subject.removeprefix(PREFIX).split(".")

@@ -323,7 +323,7 @@ class MockConsumer:
         if word in ("+ACK", "+TERM"):
             if seq >= self._next:
                 return False  # an earlier consumer of this name delivered it
-            self._done(seq, own)
+            self._done(seq)
         elif out is None:
             pass  # acknowledged already, or never delivered
         elif word == "-NAK" and not self._floor[0] < own <= self._delivered + 1:
@@ -339,11 +339,12 @@ class MockConsumer:
         self.work()
         return True
 
-    def _done(self, seq: int, own: int) -> None:
+    def _done(self, seq: int) -> None:
         """That may be said late, of a message that is out no more: it leaves a work queue."""
         out = self._pending.pop(seq, None)
         self._again.pop(seq, None)
-        self._raise_floor(seq, out.seq if out is not None else own)
+        if out is not None:
+            self._raise_floor(seq, out.seq)
         if self.stream.is_work_queue:
             self.stream.remove(seq)
 
@@ -446,11 +447,8 @@ class MockConsumer:
 
     def _redelivered(self) -> int:
         most = self.config["max_deliver"]
-        return sum(
-            1
-            for seq, times in self._again.items()
-            if times > 0 and (most <= 0 or times < most or seq in self._pending)
-        )
+        # As nats-server counts: without those that were delivered for the last time.
+        return sum(1 for times in self._again.values() if times not in (0, most))
 
     def info(self) -> Json:
         self.stream.prune()
