@@ -1,4 +1,4 @@
-"""Fails when the tests cover too little: `python -m tests.coverage_limits .coverage.json`.
+"""Fails when the tests cover too little: `python -m tests.coverage_limits coverage.json`.
 
 coverage's own limit is for lines and branches taken together; here each has its own.
 """

@@ -13,6 +13,8 @@ from tests.contract.lab import SECOND, Json
 from tests.contract.pair import Side
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.since("2.15")
+
 NO_WAIT: Json = {"no_wait": True}
 HOUR = 3600 * SECOND
 NOTHING = {"status": ("404", "No Messages")}
