@@ -50,7 +50,9 @@ class Child:
 
     async def stop(self) -> None:
         if self.process.returncode is None:
-            self.process.send_signal(self.stop_signal)
+            # asyncio's own way to send a signal may take the exit status from who waits for it.
+            with suppress(ProcessLookupError):
+                os.kill(self.process.pid, self.stop_signal)
             try:
                 async with asyncio.timeout(self.grace):
                     await self.process.wait()

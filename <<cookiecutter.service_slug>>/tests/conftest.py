@@ -7,6 +7,7 @@ with a database of its own and a clock that jumps.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -26,11 +27,23 @@ from app.schema import migrate
 from app.settings import Settings, read_settings
 from tests.servers import NatsServer, PostgresServer, postgres_server
 
-# How long an example takes says something about the machine, and nothing about the code.
+# How long an example takes says something about the machine, and nothing about the code. Every
+# run has the same examples; HYPOTHESIS_PROFILE=search (`make search`) looks for new ones.
 hypothesis.settings.register_profile(
-    "service", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "service",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-hypothesis.settings.load_profile("service")
+hypothesis.settings.register_profile(
+    "search",
+    hypothesis.settings.get_profile("service"),
+    derandomize=False,
+    database=hypothesis.database.InMemoryExampleDatabase(),
+    max_examples=1000,
+    print_blob=True,
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "service"))
 
 _REAL_FIXTURES = frozenset({"nats_server", "postgres", "postgres_url"})
 

@@ -46,8 +46,9 @@ def wait_until(condition: Callable[[], bool], *, limit: float, what: str) -> Non
 
 def free_port() -> int:
     """A free port on loopback, below the range that outgoing connections draw from."""
+    system = random.SystemRandom()  # two test processes with one seed draw two ports
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = system.randrange(20_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

@@ -86,12 +86,16 @@ class Api:
             answer |= self._calls[operation](names, request)
         except ApiFault as fault:
             answer["error"] = fault.as_json()
+            if operation == "STREAM.PURGE":
+                answer["purged"] = 0
             self._server.api_errors += 1
         return json.dumps(answer).encode()
 
     def rehearse(self, subject: str, payload: bytes) -> None:
         """Raise `NotSimulated` for a request whose body asks for what the mock does not do."""
         operation, names = self._find(subject) or ("", [])
+        if operation == "STREAM.PURGE":
+            self._rehearse_purge(names, payload)
         if not operation.endswith((".CREATE", ".UPDATE")):
             return
         with contextlib.suppress(ApiFault, KeyError, TypeError):
@@ -107,6 +111,17 @@ class Api:
                 if stream.is_work_queue:
                     consumer_config.check_work_queue(config, ())
                 consumer_config.check_explicit(config)
+
+    def _rehearse_purge(self, names: Sequence[str], payload: bytes) -> None:
+        with contextlib.suppress(ApiFault):
+            request = _read(payload)
+            stream = self._server.streams.get(names[0])
+            filtered = stream is not None and any(
+                consumer.config.get("filter_subject") for consumer in stream.consumers.values()
+            )
+            if filtered and (request.get("seq") or request.get("keep")):
+                # nats-server's num_pending is stale after that, now and then.
+                raise NotSimulated("a purge of a part, by number, beside a filtered consumer")
 
     def _find(self, subject: str) -> tuple[str, list[str]] | None:
         tokens = subject.removeprefix(PREFIX).split(".")
@@ -192,13 +207,12 @@ class Api:
         stream = self._stream(names[0])
         if stream.config["deny_purge"]:
             raise ApiFault(500, 10110, "stream purge not permitted")
+        if request.get("seq") and request.get("keep"):
+            raise bad_request()
         stream.prune()
         purged = stream.purge(
             request.get("filter"), before=request.get("seq", 0), keep=request.get("keep", 0)
         )
-        if not request:
-            for consumer in stream.consumers.values():
-                consumer.purged()
         return {"success": True, "purged": purged}
 
     def _get_message(self, names: Sequence[str], request: Json) -> Json:
@@ -223,10 +237,10 @@ class Api:
         stream = self._stream(names[0])
         if stream.config["deny_delete"]:
             raise ApiFault(500, 10057, "message delete not permitted")
+        if not request:
+            raise bad_request()
         stream.prune()
         seq = request.get("seq", 0)
-        if not seq:
-            raise bad_request()
         first, last = stream.first_and_last()
         if not stream.remove(seq):
             if first < seq < last:

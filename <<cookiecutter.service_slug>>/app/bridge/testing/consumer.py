@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..subjects import matches
+from ..subjects import covered, matches
 from .consumer_config import check_explicit
 from .errors import NotSimulated
 from .stream import MockStream, Stored, rfc3339
@@ -49,7 +49,7 @@ class Pending:
 
     seq: int
     due: float
-    queued: bool = False  # its time is up; it goes to whoever asks next
+    queued: bool = False  # it goes to whoever asks next
 
 
 class MockConsumer:
@@ -80,7 +80,8 @@ class MockConsumer:
         self._delivered = 0  # the consumer's own sequence
         self._floor = (0, self._next - 1)
         self._pending: dict[int, Pending] = {}
-        self._tries: dict[int, int] = {}  # deliveries of what is out
+        self._written = self._next - 1  # the last sequence delivered, as a restart finds it
+        self._again: dict[int, int] = {}  # how often a message was delivered after the first time
         self._due: deque[int] = deque()  # to be delivered again
         self._calendar: list[tuple[float, int]] = []  # a heap; entries may be out of date
         self._waiting: deque[Pull] = deque()
@@ -114,8 +115,8 @@ class MockConsumer:
             return
         no_wait = bool(request.get("no_wait"))
         self._expire()
-        if no_wait and not expires and not self._has_next():
-            self._status(inbox, 404, "No Messages")
+        if no_wait and (refusal := self._nothing_for_one_shot(bool(expires))):
+            self._status(inbox, *refusal)
             return
         self._waiting.append(
             Pull(
@@ -141,6 +142,20 @@ class MockConsumer:
             return 409, "Exceeded MaxWaiting"
         return None
 
+    def _nothing_for_one_shot(self, may_wait: bool) -> tuple[int, str] | None:
+        """What a request that does not wait is told when there is nothing for it.
+
+        A consumer that has as much out as it may is no such case: there the request waits.
+        """
+        self.stream.prune()
+        self._collect_due()
+        there = self.num_pending + len(self._due)
+        if not there and not may_wait:
+            return 404, "No Messages"
+        if 0 < there < sum(pull.left for pull in self._waiting):
+            return 408, "Requests Pending"
+        return None
+
     # --- working
 
     def work(self) -> None:
@@ -164,12 +179,25 @@ class MockConsumer:
         most = self.config["max_deliver"]
         while self._next_due() <= now:
             seq = heapq.heappop(self._calendar)[1]
-            if 0 < most <= self._tries[seq]:
+            tries = self._again.get(seq, 0) + 1
+            if 0 < most <= tries:
                 # Never again: it is out no more, and stays in the stream.
                 del self._pending[seq]
+                self._again.setdefault(seq, tries)
             else:
-                self._pending[seq].queued = True
-                self._due.append(seq)
+                self._set_due(seq, now + self._ack_wait)
+                self._queue(seq)
+
+    @property
+    def _ack_wait(self) -> float:
+        wait: float = self.config["ack_wait"] / NANOSECONDS
+        return wait
+
+    def _queue(self, seq: int) -> None:
+        out = self._pending[seq]
+        if not out.queued:
+            out.queued = True
+            self._due.append(seq)
 
     def _next_due(self) -> float:
         """When the first of what is out is due again."""
@@ -184,16 +212,21 @@ class MockConsumer:
     def _set_due(self, seq: int, due: float) -> None:
         out = self._pending[seq]
         out.due = due
-        out.queued = False
         heapq.heappush(self._calendar, (due, seq))
 
     def _next_seq(self) -> int | None:
         while self._due:
             seq = self._due.popleft()
             out = self._pending.get(seq)
-            if out is not None and out.queued:
+            if out is None or not out.queued:
+                continue
+            out.queued = False
+            self._again[seq] = self._again.get(seq, 0) + 1
+            if 0 < self.config["max_deliver"] <= self._again[seq]:
+                del self._pending[seq]
+            elif self.stream.get(seq) is not None:
                 return seq
-        if len(self._pending) >= self.config["max_ack_pending"] > 0:
+        if self._is_full() or not self.num_pending:
             return None
         while self._next <= self.stream.last_seq:
             stored = self.stream.get(self._next)
@@ -203,11 +236,9 @@ class MockConsumer:
                 return stored.seq
         return None
 
-    def _has_next(self) -> bool:
-        self.stream.prune()
-        self._collect_due()
-        full = len(self._pending) >= self.config["max_ack_pending"] > 0
-        return bool(self._due) or (self.num_pending > 0 and not full)
+    def _is_full(self) -> bool:
+        most: int = self.config["max_ack_pending"]
+        return 0 < most <= len(self._pending)
 
     def _send(self, seq: int) -> None:
         stored = self.stream.get(seq)
@@ -215,13 +246,14 @@ class MockConsumer:
         pull = self._waiting.popleft()
         now = self._now()
         self._delivered += 1
-        tries = self._tries[seq] = self._tries.get(seq, 0) + 1
+        tries = self._again.get(seq, 0) + 1
         reply = (
             f"$JS.ACK.{self.stream.name}.{self.name}.{tries}.{seq}"
             f".{self._delivered}.{stored.ns}.{self.num_pending}"
         )
         self._pending.setdefault(seq, Pending(self._delivered, 0.0))
-        self._set_due(seq, now + self.config["ack_wait"] / NANOSECONDS)
+        self._set_due(seq, now + self._ack_wait)
+        self._written = max(self._written, seq)
         self._last_active_ns = self._wall_ns()
         heard = self._deliver(
             pull.inbox, stored.headers, stored.data, subject=stored.subject, reply=reply
@@ -233,12 +265,14 @@ class MockConsumer:
             # The one who asked is gone: somebody else has it at once.
             self._pending[seq].queued = True
             self._due.appendleft(seq)
-            self._tries[seq] -= 1
+            self._again[seq] = self._again.get(seq, 0) - 1
         elif pull.left:
             self._waiting.append(pull)
 
     def _end_one_shots(self) -> None:
         """A request that does not wait is over when there is nothing more for it."""
+        if self._is_full():
+            return
         for pull in [p for p in self._waiting if p.no_wait and (p.sent or p.expires_at is None)]:
             self._waiting.remove(pull)
             self._status(pull.inbox, 404, "No Messages")
@@ -278,28 +312,39 @@ class MockConsumer:
 
     # --- answers to deliveries
 
-    def answer(self, seq: int, body: bytes) -> None:
-        """Take `+ACK`, `-NAK`, `+WPI` or `+TERM` for a message that is out."""
+    def answer(self, seq: int, own: int, body: bytes) -> bool:
+        """Take `+ACK`, `-NAK`, `+WPI` or `+TERM` for a message that is out; say whether it counts.
+
+        `own` is the consumer's count at that delivery, by which it knows what an earlier consumer
+        of this name delivered.
+        """
         word, delay = read_answer(body)
         out = self._pending.get(seq)
         if word in ("+ACK", "+TERM"):
+            if seq >= self._next:
+                return False  # an earlier consumer of this name delivered it
             self._done(seq)
         elif out is None:
             pass  # acknowledged already, or never delivered
-        elif word == "-NAK":
+        elif word == "-NAK" and not self._floor[0] < own <= self._delivered + 1:
+            pass
+        elif word == "-NAK" and delay:
             self._set_due(seq, self._now() + delay)
+        elif word == "-NAK":
+            self._queue(seq)
         elif word == "+WPI":
-            self._set_due(seq, self._now() + self.config["ack_wait"] / NANOSECONDS)
+            self._set_due(seq, self._now() + self._ack_wait)
         else:
             raise NotSimulated(f"the acknowledgement {body!r}")
         self.work()
+        return True
 
     def _done(self, seq: int) -> None:
+        """That may be said late, of a message that is out no more: it leaves a work queue."""
         out = self._pending.pop(seq, None)
-        if out is None:
-            return
-        self._tries.pop(seq, None)
-        self._raise_floor(seq, out.seq)
+        self._again.pop(seq, None)
+        if out is not None:
+            self._raise_floor(seq, out.seq)
         if self.stream.is_work_queue:
             self.stream.remove(seq)
 
@@ -315,6 +360,9 @@ class MockConsumer:
 
     # --- what the stream tells
 
+    def wants(self, subject: str) -> bool:
+        return matches(self._filter, subject)
+
     def count(self, stored: Stored) -> None:
         """A message was stored."""
         if stored.seq >= self._next and matches(self._filter, stored.subject):
@@ -324,16 +372,52 @@ class MockConsumer:
         """A message is gone from the stream."""
         if stored.seq >= self._next and matches(self._filter, stored.subject):
             self.num_pending -= 1
-        if (out := self._pending.pop(stored.seq, None)) is not None:
-            self._tries.pop(stored.seq, None)
-            self._raise_floor(stored.seq, out.seq)
 
-    def purged(self) -> None:
-        """The stream was emptied: nothing before its end comes any more."""
-        first, _ = self.stream.first_and_last()
-        self._next = max(self._next, first)
+    def terminated(self, seq: int) -> None:
+        """A message that may be out was deleted."""
+        self._again.pop(seq, None)
+        if (out := self._pending.pop(seq, None)) is not None:
+            self._raise_floor(seq, out.seq)
+
+    def purged(self, subject: str | None, start: int) -> None:
+        """The stream was purged (of `subject`); what remains of that begins at `start`.
+
+        What is queued to be delivered again is taken out of the queue, as nats-server does, and
+        comes when its `ack_wait` is over.
+        """
+        whole = subject is None or (self._filter != ">" and covered([subject], self._filter))
+        wider = not whole and covered([self._filter], subject or ">")
+        if not whole and not wider:
+            return
+        if wider:
+            start = self.stream.first_and_last()[0]
+        elif not start:
+            start = self.stream.last_seq + 1
+        self._next = max(self._next, start)
+        if self._floor[1] < start:
+            self._drop_below(start, wider=wider)
         if not self._pending:
+            self._again.clear()
             self._floor = (self._delivered, self._next - 1)
+        self._unqueue()
+        self._written = self._next - 1
+        self.num_pending = self._count()
+
+    def _drop_below(self, start: int, *, wider: bool) -> None:
+        own = self._floor[0]
+        for seq, out in tuple(self._pending.items()):
+            if seq < start or (wider and self.stream.get(seq) is None):
+                own = max(own, out.seq)
+                del self._pending[seq]
+                self._again.pop(seq, None)
+        self._floor = (own, start - 1)
+
+    def _unqueue(self) -> None:
+        for seq in self._due:
+            if (out := self._pending.get(seq)) is not None:
+                out.queued = False
+                heapq.heappush(self._calendar, (out.due, seq))
+        self._due.clear()
 
     def _count(self) -> int:
         return sum(1 for stored in self.stream.matching(self._filter) if stored.seq >= self._next)
@@ -341,8 +425,7 @@ class MockConsumer:
     def update(self, config: Json) -> None:
         if (longer := config["ack_wait"] - self.config["ack_wait"]) != 0:
             for seq, out in self._pending.items():
-                if not out.queued:
-                    self._set_due(seq, out.due + longer / NANOSECONDS)
+                self._set_due(seq, out.due + longer / NANOSECONDS)
         self.config = config
         self.num_pending = self._count()
         self.work()
@@ -355,9 +438,17 @@ class MockConsumer:
         while self._waiting:
             self._status(self._waiting.popleft().inbox, 409, reason)
 
-    def drop_requests(self) -> None:
-        """The server restarts: requests do not survive that."""
+    def restart(self) -> None:
+        """The server restarts: neither requests nor the queue of redeliveries survive that."""
         self._waiting.clear()
+        self._unqueue()
+        self._next = self._written + 1
+        self.num_pending = self._count()
+
+    def _redelivered(self) -> int:
+        if self.config["max_deliver"] == 1:
+            return 0
+        return sum(1 for times in self._again.values() if times > 0)
 
     def info(self) -> Json:
         self.stream.prune()
@@ -375,7 +466,7 @@ class MockConsumer:
             },
             "ack_floor": {"consumer_seq": self._floor[0], "stream_seq": self._floor[1]},
             "num_ack_pending": len(self._pending),
-            "num_redelivered": sum(1 for tries in self._tries.values() if tries > 1),
+            "num_redelivered": self._redelivered(),
             "num_waiting": len(self._waiting),
             "num_pending": self.num_pending,
         }

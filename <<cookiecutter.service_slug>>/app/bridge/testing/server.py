@@ -79,8 +79,7 @@ class MockServer:
         """Be away: every connection breaks, and none is let in until `start`."""
         self.running = False
         for stream in self.streams.values():
-            for consumer in stream.consumers.values():
-                consumer.drop_requests()
+            stream.restart()
         for peer in tuple(self._peers):
             peer.close()
 
@@ -223,8 +222,8 @@ class MockServer:
             return False
         if self.faults.take(Kind.LOSE_ANSWER, subject) is None:
             self._note_answer(tokens, data)
-            consumer.answer(int(tokens[3]), data)
-            if reply:
+            counts = consumer.answer(int(tokens[3]), int(tokens[4]), data)
+            if reply and counts:
                 self.deliver(reply, b"", b"")
         return True
 
@@ -256,8 +255,10 @@ class MockServer:
         except ApiFault as fault:
             answer = {"error": fault.as_json(), "stream": stream.name, "seq": 0}
         self._acknowledge(stream, subject, reply, json.dumps(answer).encode())
-        for consumer in tuple(stream.consumers.values()):
-            consumer.work()
+        if "error" not in answer and "duplicate" not in answer:
+            for consumer in tuple(stream.consumers.values()):
+                if consumer.wants(subject):
+                    consumer.work()
 
     def _acknowledge(self, stream: MockStream, subject: str, reply: str, answer: bytes) -> None:
         if not reply or stream.config.get("no_ack"):

@@ -64,6 +64,7 @@ class MockStream:
         self._known: dict[str, tuple[int, float]] = {}  # by id, oldest first
         self._last_ns = 0
         self._last_id = ""
+        self._purged = False
         self.full = False  # by a fault
 
     @property
@@ -84,10 +85,11 @@ class MockStream:
         self.prune()
         values = header_values(headers)
         self._check_stream(values)
+        self._check_sequences(values, subject)
         known = self._known.get(msg_id) if (msg_id := values.get("Nats-Msg-Id", "")) else None
         if known is not None:
             return Ack(known[0], duplicate=True)
-        self._check_expected(values, subject)
+        self._check_last_id(values)
         self._check_limits(subject, headers, data)
         self.last_seq += 1
         self._last_ns = max(self._wall_ns(), self._last_ns + 1)
@@ -107,7 +109,7 @@ class MockStream:
         if expected and expected != self.name:
             raise ApiFault(400, 10060, "expected stream does not match")
 
-    def _check_expected(self, values: Mapping[str, str], subject: str) -> None:
+    def _check_sequences(self, values: Mapping[str, str], subject: str) -> None:
         of_subject = values.get("Nats-Expected-Last-Subject-Sequence")
         if of_subject is not None:
             about = values.get("Nats-Expected-Last-Subject-Sequence-Subject", subject)
@@ -118,6 +120,8 @@ class MockStream:
         expected = values.get("Nats-Expected-Last-Sequence")
         if expected is not None and int(expected) != self.last_seq:
             raise ApiFault(400, 10071, f"wrong last sequence: {self.last_seq}")
+
+    def _check_last_id(self, values: Mapping[str, str]) -> None:
         last_id = values.get("Nats-Expected-Last-Msg-Id")
         if last_id is not None and last_id != self._last_id:
             raise ApiFault(400, 10070, f"wrong last msg ID: {self._last_id}")
@@ -130,14 +134,17 @@ class MockStream:
             raise ApiFault(503, 10077, "maximum messages exceeded")
         if config["discard"] != "new":
             return
-        if 0 < config["max_msgs"] <= len(self._messages):
+        mine = self.matching(subject)
+        limit = config["max_msgs_per_subject"]
+        takes_a_place = 0 < limit <= len(mine)  # the oldest of its subject goes
+        if takes_a_place and config.get("discard_new_per_subject"):
+            raise ApiFault(503, 10077, "maximum messages per subject exceeded")
+        if 0 < config["max_msgs"] <= len(self._messages) and not takes_a_place:
             raise ApiFault(503, 10077, "maximum messages exceeded")
         size = Stored(0, subject, headers, data, 0.0, 0).size
-        if 0 < config["max_bytes"] < self.bytes + size:
+        freed = takes_a_place and mine[0].size > size
+        if 0 < config["max_bytes"] < self.bytes + size and not freed:
             raise ApiFault(503, 10077, "maximum bytes exceeded")
-        limit = config["max_msgs_per_subject"]
-        if config.get("discard_new_per_subject") and 0 < limit <= len(self.matching(subject)):
-            raise ApiFault(503, 10077, "maximum messages per subject exceeded")
 
     # --- what goes
 
@@ -163,6 +170,8 @@ class MockStream:
             for subject in self.subjects():
                 for seq in [m.seq for m in self.matching(subject)][:-per_subject]:
                     self.remove(seq)
+        if config["discard"] == "new":
+            return  # a limit that became tighter takes nothing away
         while 0 < config["max_msgs"] < len(self._messages):
             self.remove(next(iter(self._messages)))
         while 0 < config["max_bytes"] < self.bytes:
@@ -175,18 +184,37 @@ class MockStream:
         self.bytes -= stored.size
         for consumer in self.consumers.values():
             consumer.forget(stored)
+            consumer.terminated(seq)
         return True
 
     def purge(self, subject: str | None = None, *, before: int = 0, keep: int = 0) -> int:
         """Remove what matches `subject`, below sequence `before`, but for the last `keep`."""
-        chosen = [m.seq for m in self.matching(subject or ">")]
+        chosen = self.matching(subject or ">")
         if before:
-            chosen = [seq for seq in chosen if seq < before]
+            chosen = [stored for stored in chosen if stored.seq < before]
         if keep:
             chosen = chosen[:-keep]
-        for seq in chosen:
-            self.remove(seq)
+        for stored in chosen:
+            del self._messages[stored.seq]
+            self.bytes -= stored.size
+        if subject is None and not self._messages and (before > 1 or not keep):
+            self.last_seq = max(self.last_seq, before - 1)
+            self._purged = self._purged or before != 1
+        remaining = self.matching(subject or ">")
+        start = self.first_and_last()[0] if subject is None else 0
+        for consumer in self.consumers.values():
+            consumer.purged(subject, remaining[0].seq if remaining else start)
         return len(chosen)
+
+    def restart(self) -> None:
+        """The server restarts: it knows the ids of those messages that are still stored."""
+        self.prune()
+        still = {seq for seq, _ in self._known.values()} & self._messages.keys()
+        self._known = {i: known for i, known in self._known.items() if known[0] in still}
+        if self.last_seq not in self._messages:
+            self._last_id = ""
+        for consumer in self.consumers.values():
+            consumer.restart()
 
     # --- looking
 
@@ -218,7 +246,7 @@ class MockStream:
         """The first and the last sequence, as the server counts them when nothing is stored."""
         if self._messages:
             return next(iter(self._messages)), self.last_seq
-        return (self.last_seq + 1 if self.last_seq else 0), self.last_seq
+        return (self.last_seq + 1 if self.last_seq or self._purged else 0), self.last_seq
 
     def state(self, subjects: str | None = None) -> Json:
         self.prune()
