@@ -28,7 +28,7 @@ Restricted = Annotated[
     ),
 ]
 Admin = Annotated[
-    bool, typer.Option("--admin", help="Also what listing, replaying and purging letters needs.")
+    bool, typer.Option("--admin", help="Also what operators need: letters, topology.")
 ]
 Destinations = Annotated[
     list[str] | None,
