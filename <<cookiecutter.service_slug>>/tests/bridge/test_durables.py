@@ -11,6 +11,7 @@ import pytest
 
 from app.bridge.config import BridgeConfig, ConnectionOptions
 from app.bridge.connection import Connection
+from app.bridge.durable_spec import durable_spec
 from app.bridge.durables import Durables
 from app.bridge.errors import ConsumerMissingError, StreamMissingError, TopologyError
 from app.bridge.stream_api import StreamApi
@@ -18,6 +19,7 @@ from app.bridge.topology_plan import new_stream
 from tests.brokers import Broker
 
 CONFIG = BridgeConfig(app_name="orders", destination_app="billing", env="test")
+SPEC = durable_spec(CONFIG, None)
 STREAM = CONFIG.stream
 DURABLE = "test-orders-workers"
 FILTER = "test.billing.sync.orders"
@@ -55,21 +57,21 @@ async def place(broker: Broker) -> AsyncIterator[Place]:
 async def test_what_differs_is_updated_in_place(place: Place) -> None:
     await place.stream()
     before = await place.theirs(max_deliver=10, ack_wait=5_000_000_000, description="by hand")
-    assert await place.durables().plan(None) != []
-    info = await place.durables().ensure(None)
+    assert await place.durables().plan(SPEC) != []
+    info = await place.durables().ensure(SPEC)
     assert info is not None
     assert (info.config.max_deliver, info.config.ack_wait) == (-1, 30)
     assert info.config.description == "by hand"
     after = await place.api.consumer(STREAM, DURABLE)
     assert after is not None
     assert after["created"] == before["created"]
-    assert await place.durables().plan(None) == []
+    assert await place.durables().plan(SPEC) == []
 
 
 async def test_another_filter_is_corrected(place: Place) -> None:
     await place.stream()
     await place.theirs(filter_subject=SUBJECTS[0])
-    info = await place.durables().ensure(None)
+    info = await place.durables().ensure(SPEC)
     assert info is not None
     assert info.config.filter_subject == FILTER
 
@@ -81,11 +83,11 @@ async def test_on_a_stream_that_keeps_messages_what_cannot_be_updated_is_left(
     await place.theirs(deliver_policy="new")
     durables = place.durables()
     with pytest.raises(TopologyError, match=r"would be given every message .* delete the consumer"):
-        await durables.ensure(None)
+        await durables.ensure(SPEC)
     assert "cannot be updated" in (durables.problem or "")
     await place.api.delete_consumer(STREAM, DURABLE)
     await place.api.delete_consumer(STREAM, DURABLE)  # it is gone, and that was wanted
-    await durables.ensure(None)
+    await durables.ensure(SPEC)
     assert durables.problem is None
 
 
@@ -93,7 +95,7 @@ async def test_a_reader_of_everything_is_named(place: Place) -> None:
     await place.stream()
     await place.theirs(durable_name="everything", filter_subject="")
     with pytest.raises(TopologyError, match="is read by consumer everything already"):
-        await place.durables().ensure(None)
+        await place.durables().ensure(SPEC)
 
 
 async def test_bound_only_a_difference_is_told_and_left(
@@ -101,7 +103,7 @@ async def test_bound_only_a_difference_is_told_and_left(
 ) -> None:
     await place.stream()
     await place.theirs(max_deliver=10)
-    info = await place.durables(auto_provision=False).ensure(None)
+    info = await place.durables(auto_provision=False).ensure(SPEC)
     assert info is not None
     assert info.config.max_deliver == 10
     assert "differs: max_deliver" in caplog.text
@@ -111,35 +113,35 @@ async def test_bound_only_a_reader_of_other_subjects_is_refused(place: Place) ->
     await place.stream()
     await place.theirs(filter_subject=SUBJECTS[0])
     with pytest.raises(TopologyError, match="correct its filter"):
-        await place.durables(auto_provision=False).ensure(None)
+        await place.durables(auto_provision=False).ensure(SPEC)
 
 
 async def test_bound_only_a_reader_of_everything_will_do(place: Place) -> None:
     await place.stream()
     await place.theirs(filter_subject="")
-    assert await place.durables(auto_provision=False).ensure(None) is not None
+    assert await place.durables(auto_provision=False).ensure(SPEC) is not None
 
 
 async def test_bound_only_what_is_missing_is_named(place: Place) -> None:
     await place.stream()
     with pytest.raises(ConsumerMissingError, match=f"{DURABLE} does not exist"):
-        await place.durables(auto_provision=False).ensure(None)
+        await place.durables(auto_provision=False).ensure(SPEC)
 
 
 @pytest.mark.parametrize("auto_provision", [True, False])
 async def test_without_a_stream_there_is_no_consumer(place: Place, auto_provision: bool) -> None:
     durables = place.durables(auto_provision=auto_provision)
     with pytest.raises(StreamMissingError, match="does not exist"):
-        await durables.ensure(None)
-    assert await durables.plan(None) == [f"create consumer {DURABLE} for subject {FILTER}"]
+        await durables.ensure(SPEC)
+    assert await durables.plan(SPEC) == [f"create consumer {DURABLE} for subject {FILTER}"]
 
 
 async def test_the_floor_is_that_of_the_durable(place: Place) -> None:
     await place.stream()
     with pytest.raises(ConsumerMissingError, match="topology ensure"):
-        await place.durables().ack_floor(None)
-    await place.durables().ensure(None)
-    assert await place.durables().ack_floor(None) == 0
+        await place.durables().ack_floor(DURABLE)
+    await place.durables().ensure(SPEC)
+    assert await place.durables().ack_floor(DURABLE) == 0
 
 
 async def test_many_streams_and_consumers_are_read_page_by_page(place: Place) -> None:

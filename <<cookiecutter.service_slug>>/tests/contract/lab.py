@@ -63,13 +63,13 @@ class Lab:
     def __init__(self, broker: Broker, client: Client) -> None:
         self.broker = broker
         self.client = client
-        self.js = client.jetstream(timeout=2)
+        self.js = client.jetstream(timeout=LIMIT)
 
     async def api(self, operation: str, body: Json | None = None) -> Json:
         """Send a request; return the answer, or raise `RefusedError`."""
         payload = b"" if body is None else json.dumps(body).encode()
         answer: Json = json.loads(
-            (await self.client.request(f"$JS.API.{operation}", payload, timeout=2)).data
+            (await self.client.request(f"$JS.API.{operation}", payload, timeout=LIMIT)).data
         )
         if "error" in answer:
             raise RefusedError(answer["error"])
@@ -135,7 +135,7 @@ class Lab:
 
     async def answer(self, message: Msg, word: bytes) -> None:
         """Say `+ACK`, `-NAK`, `+WPI` or `+TERM`, and return when the server has taken it."""
-        reply = await self.client.request(message.reply, word, timeout=2)
+        reply = await self.client.request(message.reply, word, timeout=LIMIT)
         assert reply.data == b""
 
     async def pull(self, batch: int = 1, *, stream: str = "S", durable: str = "c") -> Pulled:

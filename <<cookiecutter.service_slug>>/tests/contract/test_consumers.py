@@ -175,9 +175,9 @@ async def test_the_counts_of_a_consumer_through_its_life(lab: Lab) -> None:
     assert info["delivered"] == {"consumer_seq": 3, "stream_seq": 3}
     assert info["ack_floor"] == {"consumer_seq": 0, "stream_seq": 0}
     assert (info["num_ack_pending"], info["num_pending"]) == (3, 1)
-    await pulled.messages[1].ack_sync(timeout=2)
+    await pulled.messages[1].ack_sync(timeout=10)
     assert (await lab.info())["ack_floor"] == {"consumer_seq": 0, "stream_seq": 0}
-    await pulled.messages[0].ack_sync(timeout=2)
+    await pulled.messages[0].ack_sync(timeout=10)
     assert (await lab.info())["ack_floor"] == {"consumer_seq": 2, "stream_seq": 2}
     await lab.answer(pulled.messages[2], b"-NAK")
     again = await lab.pull(1)
@@ -185,7 +185,7 @@ async def test_the_counts_of_a_consumer_through_its_life(lab: Lab) -> None:
     info = await lab.info()
     assert info["delivered"] == {"consumer_seq": 4, "stream_seq": 3}
     assert (info["num_ack_pending"], info["num_redelivered"]) == (1, 1)
-    await again.messages[0].ack_sync(timeout=2)
+    await again.messages[0].ack_sync(timeout=10)
     info = await lab.info()
     assert info["ack_floor"] == {"consumer_seq": 4, "stream_seq": 3}
     assert (info["num_ack_pending"], info["num_redelivered"], info["num_pending"]) == (0, 0, 1)
@@ -196,7 +196,7 @@ async def test_consumers_outlive_a_restart_with_what_is_out(lab: Lab) -> None:
     await lab.publish_many(3)
     await lab.durable()
     pulled = await lab.pull(2)
-    await pulled.messages[0].ack_sync(timeout=2)
+    await pulled.messages[0].ack_sync(timeout=10)
     await lab.client.close()
     lab.broker.terminate()
     lab.broker.start()

@@ -213,10 +213,10 @@ async def test_an_acknowledged_message_leaves_a_work_queue(lab: Lab) -> None:
     await lab.durable()
     await lab.publish_many(2)
     pulled = await lab.pull(2)
-    await pulled.messages[1].ack_sync(timeout=2)
+    await pulled.messages[1].ack_sync(timeout=10)
     state = await lab.state()
     assert (state["messages"], state["first_seq"], state["last_seq"]) == (1, 1, 2)
-    await pulled.messages[0].ack_sync(timeout=2)
+    await pulled.messages[0].ack_sync(timeout=10)
     state = await lab.state()
     assert (state["messages"], state["first_seq"]) == (0, 3)
 
@@ -247,7 +247,7 @@ async def test_a_confirmed_acknowledgement_without_a_consumer(lab: Lab) -> None:
     [message] = (await lab.pull()).messages
     await lab.api("CONSUMER.DELETE.S.c")
     with pytest.raises(nats.errors.NoRespondersError):
-        await lab.client.request(message.reply, b"+ACK", timeout=2)
+        await lab.client.request(message.reply, b"+ACK", timeout=10)
 
 
 async def test_what_is_not_acknowledged_comes_again(lab: Lab) -> None:
@@ -267,7 +267,7 @@ async def test_a_late_acknowledgement_counts(lab: Lab) -> None:
     await lab.publish_many(1)
     [first] = (await lab.pull()).messages
     await lab.pull_waiting()
-    await first.ack_sync(timeout=2)
+    await first.ack_sync(timeout=10)
     assert (await lab.info())["num_ack_pending"] == 0
     await lab.broker.passes(0.6)
     assert (await lab.pull()).data == []
@@ -425,7 +425,7 @@ async def test_fetch(lab: Lab) -> None:
     assert [m.data for m in await subscription.fetch(1, timeout=5)] == [b"m0"]
     messages = await subscription.fetch(10, timeout=5)
     assert [m.data for m in messages] == [b"m1", b"m2", b"m3", b"m4"]
-    await asyncio.gather(*(message.ack_sync(timeout=2) for message in messages))
+    await asyncio.gather(*(message.ack_sync(timeout=10) for message in messages))
     assert (await lab.state())["messages"] == 1
     await subscription.unsubscribe()
 

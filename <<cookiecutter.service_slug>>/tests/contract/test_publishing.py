@@ -158,7 +158,7 @@ async def test_a_message_ages_out(lab: Lab) -> None:
 
 async def test_a_subject_without_a_stream_has_no_responders(lab: Lab) -> None:
     with pytest.raises(nats.errors.NoRespondersError):
-        await lab.client.request("nobody.there", b"", timeout=2)
+        await lab.client.request("nobody.there", b"", timeout=10)
     with pytest.raises(nats.js.errors.NoStreamResponseError):
         await lab.js.publish("nobody.there", b"")
 

@@ -151,7 +151,7 @@ async def test_updating_a_stream_that_is_not_there(lab: Lab) -> None:
 
 
 async def test_a_body_that_is_no_json(lab: Lab) -> None:
-    answer = await lab.client.request("$JS.API.STREAM.CREATE.S", b"{x", timeout=2)
+    answer = await lab.client.request("$JS.API.STREAM.CREATE.S", b"{x", timeout=10)
     assert b'"err_code":10025' in answer.data.replace(b" ", b"")
 
 
