@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from pydantic import BaseModel
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
@@ -89,6 +90,9 @@ class Transactions:
         handler, envelope = delivery.handler, delivery.envelope
         assert handler is not None, "only events with a handler are put in a batch"
         assert envelope is not None
+        if delivery.event is not None and isinstance(delivery.payload, BaseModel):
+            # Tried before: what the handler may have changed in it is not the event's.
+            delivery.payload = handler.payload(envelope)
         event = delivery.event = event_of(
             envelope, delivery.metadata, delivery.payload, delivery.key
         )

@@ -188,6 +188,7 @@ class Worker:
             or handler is None
             or handler.options.isolated
             or self._tries.exhausted(delivery)
+            or self._tries.is_last(delivery)
         )
 
     # --- handling
@@ -245,11 +246,13 @@ class Worker:
     async def _handle_one(self, delivery: Delivery) -> Step:
         if delivery.verdict is not None:
             return await self._dead_letter(delivery, delivery.verdict)
-        if self._tries.exhausted(delivery):
-            return await self._dead_letter(delivery, self._tries.too_often(delivery))
-        if delivery.handler is None:
-            return await self._unhandled(delivery)
         try:
+            if self._tries.exhausted(delivery) and await self._was_begun(delivery):
+                return await self._dead_letter(delivery, self._tries.too_often(delivery))
+            if delivery.handler is None:
+                return await self._unhandled(delivery)
+            if self._tries.is_last(delivery):
+                await self._outcomes.begun(delivery)
             await self._commit([delivery])
             return Step.DONE
         except LeaseLostError as error:
@@ -257,6 +260,11 @@ class Worker:
             return Step.UNTRIED
         except Exception as error:  # a handler may raise anything
             return await self._failed(delivery, error)
+
+    async def _was_begun(self, delivery: Delivery) -> bool:
+        """Tell the event that ends the process from those that it was only held beside."""
+        limit = self._tries.limit(delivery)
+        return limit == 1 or await self._outcomes.was_begun(delivery, tries=limit)
 
     def _lost_lease(self, error: LeaseLostError) -> None:
         """Another worker has the lease: what is in hand is its business now."""

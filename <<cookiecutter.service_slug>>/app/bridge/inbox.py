@@ -33,8 +33,8 @@ from .columns import JSONDocument, RowId, compact, utc_now
 
 
 class InboxStatus(StrEnum):
-    """What became of an event here. `RECEIVED` and `PROCESSING` are left to other tools: here a
-    row appears together with its outcome, so none can be stuck half-way."""
+    """What became of an event here. A row appears together with its outcome, but for the last
+    try, which is noted as `PROCESSING` before it begins. `RECEIVED` is left to other tools."""
 
     RECEIVED = "received"
     PROCESSING = "processing"
@@ -238,16 +238,30 @@ class Inbox:
         )
         return found.first() is not None
 
+    async def was_begun(self, session: AsyncSession, received: Received, *, tries: int) -> bool:
+        """Whether the last of its `tries` was begun, and did not end with its work done."""
+        found = await session.exec(
+            select(InboxEvent).where(
+                InboxEvent.consumer == self._consumer, InboxEvent.event_id == received.key
+            )
+        )
+        row = found.first()
+        if row is None or row.stream_seq != received.seq:
+            return False
+        if row.status == InboxStatus.FAILED:
+            return row.deliveries >= tries
+        return row.status in (InboxStatus.PROCESSING, InboxStatus.DEAD_LETTERED)
+
     async def record(
         self,
         session: AsyncSession,
         received: Received,
         status: InboxStatus,
-        error: str,
+        error: str | None,
         *,
         body: bytes | None = None,
     ) -> bool:
-        """Write that an event failed or was dead-lettered; False when it had been processed.
+        """Write what is the matter with an event; False when it had been processed.
 
         `body` parks the message itself, for a service without dead letters.
         """

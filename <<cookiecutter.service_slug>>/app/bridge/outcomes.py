@@ -87,6 +87,18 @@ class Outcomes:
                 # The record is for people; the retry does not depend on it.
                 logger.warning("the failure of %s is not recorded: %s", delivery.key, fault)
 
+    async def begun(self, delivery: Delivery) -> None:
+        """Note that the last try of the event begins: a process that dies in it cannot say so."""
+        if self._use_inbox:
+            await self._record(delivery, InboxStatus.PROCESSING, None)
+
+    async def was_begun(self, delivery: Delivery, *, tries: int) -> bool:
+        """Whether the last of the event's `tries` was begun; unknown without the inbox."""
+        if not self._use_inbox:
+            return True
+        async with self._sessions() as session:
+            return await self._inbox.was_begun(session, delivery.received, tries=tries)
+
     async def dead_letter(self, delivery: Delivery, verdict: Verdict) -> None:
         """Put the event aside for good: its letter is stored before it leaves the stream.
 
@@ -170,7 +182,12 @@ class Outcomes:
                 logger.exception("%r failed over event %s", observer, delivery.key)
 
     async def _record(
-        self, delivery: Delivery, status: InboxStatus, error: str, *, body: bytes | None = None
+        self,
+        delivery: Delivery,
+        status: InboxStatus,
+        error: str | None,
+        *,
+        body: bytes | None = None,
     ) -> bool:
         async with self._sessions() as session:
             recorded = await self._inbox.record(

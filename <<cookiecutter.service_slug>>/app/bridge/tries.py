@@ -39,7 +39,11 @@ class Tries:
 
     def exhausted(self, delivery: Delivery) -> bool:
         """Whether the event was delivered more often than it may be tried."""
-        return delivery.tries > self._limit(delivery)
+        return delivery.tries > self.limit(delivery)
+
+    def is_last(self, delivery: Delivery) -> bool:
+        """Whether nothing but the dead letters comes after this try."""
+        return delivery.tries >= self.limit(delivery) > 1
 
     def too_often(self, delivery: Delivery) -> Verdict:
         return Verdict(
@@ -54,7 +58,7 @@ class Tries:
         """Decide on an event whose handler raised `error`."""
         if isinstance(error, self._unrecoverable):
             return Verdict("unrecoverable", error)
-        if delivery.tries >= self._limit(delivery):
+        if delivery.tries >= self.limit(delivery):
             return Verdict("max_deliver_exceeded", error)
         if isinstance(error, Retry) and error.delay is not None:
             return Again(self._usable(error.delay, delivery))
@@ -65,7 +69,8 @@ class Tries:
         """The pause after a failure that was not the event's."""
         return self._backoff.delay(attempt)
 
-    def _limit(self, delivery: Delivery) -> int:
+    def limit(self, delivery: Delivery) -> int:
+        """How often the event may be tried."""
         own = delivery.handler.options.max_deliver if delivery.handler is not None else None
         return self._max_deliver if own is None else own
 
