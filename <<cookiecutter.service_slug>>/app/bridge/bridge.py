@@ -26,11 +26,13 @@ from .connection import Connection, ConnectionEvent
 from .consumer import Durable, Worker
 from .dead_letters import DeadLetters
 from .errors import BridgeError, ConfigurationError, StreamMissingError
-from .inbox import Inbox, delete_processed
+from .inbox import Inbox
+from .inbox_maintenance import InboxMaintenance
 from .lanes import lanes_of
 from .leases import LeaseHolder
 from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
+from .outbox_maintenance import OutboxMaintenance
 from .outcomes import Outcomes
 from .publisher import Publisher, PublisherSettings
 from .registry import Consumers
@@ -46,7 +48,6 @@ logger = logging.getLogger(__name__)
 
 PROVISION_MIN, PROVISION_MAX = 0.2, 10.0  # seconds between two tries
 CLEANUP_EVERY = 60.0  # seconds between two looks for inbox rows past their retention
-CLEANUP_PORTION = 1000  # rows deleted in one statement
 CLOSE_LIMIT = 5.0  # seconds for the connection's own end
 
 
@@ -79,6 +80,8 @@ class Bridge:
         self.config = config
         self._sessions = sessions
         self._engine = _engine_of(sessions)
+        self.outbox_maintenance = OutboxMaintenance(self._engine)
+        self.inbox_maintenance = InboxMaintenance(self._engine)
         names = config.names
         self.connection = Connection(
             config.connection,
@@ -226,6 +229,7 @@ class Bridge:
     def _make_relay(self) -> Relay:
         return Relay(
             lanes_of(self._engine, transaction_limit=ROUND_LIMIT),
+            self.outbox_maintenance,
             self.acks,
             self.connection,
             RelaySettings(
@@ -278,13 +282,7 @@ class Bridge:
         while True:
             await asyncio.sleep(CLEANUP_EVERY * random.uniform(0.5, 1.0))
             try:
-                deleted = CLEANUP_PORTION
-                while deleted == CLEANUP_PORTION:
-                    async with self._sessions() as session:
-                        deleted = await delete_processed(
-                            session, older_than=self.config.inbox_retention, limit=CLEANUP_PORTION
-                        )
-                        await session.commit()
+                await self.inbox_maintenance.purge(older_than=self.config.inbox_retention)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 logger.warning("inbox clean-up failed: %s", type(error).__name__)
 

@@ -309,28 +309,3 @@ def _is_open(row: InboxEvent, received: Received) -> bool:
     if row.status == InboxStatus.DEAD_LETTERED:
         return row.stream_seq != received.seq
     return True
-
-
-_DELETE_PROCESSED = {
-    "postgresql": text("""
-        DELETE FROM jetstream_inbox_events WHERE id IN (
-          SELECT id FROM jetstream_inbox_events
-           WHERE status = 'processed'
-             AND processed_at < clock_timestamp() - make_interval(secs => :age)
-           ORDER BY processed_at LIMIT :limit FOR UPDATE SKIP LOCKED)"""),
-    "sqlite": text("""
-        DELETE FROM jetstream_inbox_events WHERE id IN (
-          SELECT id FROM jetstream_inbox_events
-           WHERE status = 'processed'
-             AND processed_at < strftime('%Y-%m-%d %H:%M:%f000', 'now', '-' || :age || ' seconds')
-           ORDER BY processed_at LIMIT :limit)"""),
-}
-
-
-async def delete_processed(session: AsyncSession, *, older_than: float, limit: int) -> int:
-    """Delete up to `limit` rows that were processed more than `older_than` seconds ago."""
-    connection = await session.connection()
-    result = await connection.execute(
-        _DELETE_PROCESSED[connection.dialect.name], {"age": older_than, "limit": limit}
-    )
-    return result.rowcount

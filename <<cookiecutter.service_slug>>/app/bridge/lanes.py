@@ -1,25 +1,19 @@
-"""What the relay reads and writes: claims on ready rows, and what became of them.
+"""The relay's claims: rows of the outbox that are ready, and that nobody else may publish.
 
 PostgreSQL: a claim holds the row locks of some lanes until its outcome is written, in one
 transaction. The lock is the lease; a crash releases it at once, and a pooler in transaction mode
 does no harm. A relay takes half of the lanes at most, so that others find work.
 
 SQLite: one relay works at a time, by a lease; it holds no lock while it publishes.
-
-A row that must be tried again later leaves the relay's index (`held`, with `retry_at`), and so
-does each of its followers when it is first met. They come back in portions, so that neither
-reading nor releasing depends on how many wait.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from sqlalchemy import Boolean, TextClause, text
+from sqlalchemy import Boolean, text
 from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.types import TypeEngine
@@ -29,40 +23,9 @@ from .clock import loop_time
 from .columns import JSONDocument
 from .leases import RENEW_SECONDS, LeaseHolder
 from .outbox import LANES
+from .settlement import Settlement, write
 
-RELEASE_PORTION = 1000  # followers that come back at once when the row before them is done
 LANES_AT_ONCE = LANES // 2  # the others are left for other relays
-_MAX_ERROR = 2000  # characters kept in `last_error`
-
-
-@dataclass(frozen=True, slots=True)
-class Retry:
-    """A row to be tried again `delay` seconds from now."""
-
-    id: int
-    attempts: int
-    error: str
-    delay: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A row that has used up its attempts."""
-
-    id: int
-    attempts: int
-    error: str
-
-
-@dataclass(slots=True)
-class Settlement:
-    """What became of the rows of one claim. Rows that are not named stay as they were."""
-
-    sent: list[int] = field(default_factory=list)
-    retries: list[Retry] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    held: list[int] = field(default_factory=list)  # followers of a row that is waiting
-    released: set[str] = field(default_factory=set)  # resources whose followers may go on
 
 
 class Claim(Protocol):
@@ -77,13 +40,6 @@ class Lanes(Protocol):
     """The relay's side of the outbox table, on one database."""
 
     def claim(self, limit: int) -> AbstractAsyncContextManager[Claim]: ...
-
-    async def delete_sent(self, older_than: float, *, after: int, limit: int) -> int:
-        """Delete the rows sent more than `older_than` seconds ago, among the `limit` next after
-        id `after`. Returns the id to go on after, 0 when there is nothing more to delete."""
-        ...
-
-    async def release_orphans(self) -> int: ...
 
     async def stop(self) -> None: ...
 
@@ -137,12 +93,6 @@ _PG_BOUND = text("""
            set_config('enable_seqscan', 'off', true),
            set_config('random_page_cost', '1', true)""")
 
-_PG_SENT = text("""
-    UPDATE jetstream_outbox_events
-       SET status = 'sent', sent_at = clock_timestamp(), updated_at = clock_timestamp(),
-           held = false, retry_at = NULL
-     WHERE id = ANY(CAST(:ids AS bigint[]))""")
-
 _SQLITE_ROWS = text(f"""
     SELECT * FROM (
       SELECT {_COLUMNS} FROM jetstream_outbox_events e
@@ -156,140 +106,6 @@ _SQLITE_ROWS = text(f"""
 
 _SQLITE_PAUSED = text("SELECT 1 FROM jetstream_outbox_lanes WHERE paused LIMIT 1")
 
-_SQLITE_SENT = text("""
-    UPDATE jetstream_outbox_events
-       SET status = 'sent', sent_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'),
-           updated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now'), held = false, retry_at = NULL
-     WHERE id IN (SELECT value FROM json_each(:ids))""")
-
-_RETRY = {
-    "postgresql": text("""
-        UPDATE jetstream_outbox_events
-           SET attempts = :attempts, last_error = :error, held = true,
-               retry_at = clock_timestamp() + make_interval(secs => :delay),
-               updated_at = clock_timestamp()
-         WHERE id = :id"""),
-    "sqlite": text("""
-        UPDATE jetstream_outbox_events
-           SET attempts = :attempts, last_error = :error, held = true,
-               retry_at = strftime('%Y-%m-%d %H:%M:%f000', 'now', '+' || :delay || ' seconds'),
-               updated_at = strftime('%Y-%m-%d %H:%M:%f000', 'now')
-         WHERE id = :id"""),
-}
-_FAIL = text("""
-    UPDATE jetstream_outbox_events
-       SET status = 'failed', attempts = :attempts, last_error = :error,
-           held = false, retry_at = NULL, updated_at = CURRENT_TIMESTAMP
-     WHERE id = :id""")
-_HOLD = {
-    "postgresql": text("""
-        UPDATE jetstream_outbox_events SET held = true WHERE id = ANY(CAST(:ids AS bigint[]))"""),
-    "sqlite": text("""
-        UPDATE jetstream_outbox_events SET held = true
-         WHERE id IN (SELECT value FROM json_each(:ids))"""),
-}
-_RELEASE = text("""
-    UPDATE jetstream_outbox_events SET held = false
-     WHERE id IN (SELECT id FROM jetstream_outbox_events
-                   WHERE held AND resource = :resource
-                     AND NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
-                                      WHERE p.held AND p.resource = :resource
-                                        AND p.retry_at IS NOT NULL)
-                   ORDER BY id LIMIT :portion)""")
-
-# Followers whose head is gone without the relay's doing: somebody deleted the row.
-_ORPHANS = text("""
-    SELECT h.resource
-      FROM (SELECT DISTINCT resource FROM jetstream_outbox_events WHERE held) h
-     WHERE NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
-                        WHERE p.held AND p.resource = h.resource AND p.retry_at IS NOT NULL)
-     LIMIT 100""")
-
-# The oldest rows come first by their key, so no index on `sent_at` is needed, which every sent
-# row would have to pay for.
-_PORTION = {
-    "postgresql": text("""
-        SELECT id, status = 'sent' AS sent,
-               sent_at < clock_timestamp() - make_interval(secs => :age) AS old
-          FROM jetstream_outbox_events WHERE id > :after ORDER BY id LIMIT :limit"""),
-    "sqlite": text("""
-        SELECT id, status = 'sent' AS sent,
-               sent_at < strftime('%Y-%m-%d %H:%M:%f000', 'now', '-' || :age || ' seconds') AS old
-          FROM jetstream_outbox_events WHERE id > :after ORDER BY id LIMIT :limit"""),
-}
-_DELETE = {
-    "postgresql": text("""
-        DELETE FROM jetstream_outbox_events
-         WHERE id = ANY(CAST(:ids AS bigint[])) AND status = 'sent'"""),
-    "sqlite": text("""
-        DELETE FROM jetstream_outbox_events
-         WHERE id IN (SELECT value FROM json_each(:ids)) AND status = 'sent'"""),
-}
-
-
-def _ids(dialect: str, ids: list[int]) -> dict[str, object]:
-    """One parameter for any number of ids: an array, or JSON where there are no arrays."""
-    return {"ids": ids if dialect == "postgresql" else json.dumps(ids)}
-
-
-async def _write(connection: AsyncConnection, settlement: Settlement, sent: TextClause) -> None:
-    dialect = connection.dialect.name
-    if settlement.sent:
-        await connection.execute(sent, _ids(dialect, settlement.sent))
-    if settlement.retries:
-        await connection.execute(
-            _RETRY[dialect],
-            [
-                {
-                    "id": row.id,
-                    "attempts": row.attempts,
-                    "error": row.error[:_MAX_ERROR],
-                    "delay": row.delay,
-                }
-                for row in settlement.retries
-            ],
-        )
-    if settlement.failures:
-        await connection.execute(
-            _FAIL,
-            [
-                {"id": row.id, "attempts": row.attempts, "error": row.error[:_MAX_ERROR]}
-                for row in settlement.failures
-            ],
-        )
-    if settlement.held:
-        await connection.execute(_HOLD[dialect], _ids(dialect, settlement.held))
-    if settlement.released:
-        await connection.execute(
-            _RELEASE,
-            [
-                {"resource": resource, "portion": RELEASE_PORTION}
-                for resource in sorted(settlement.released)
-            ],
-        )
-
-
-async def _delete_sent(engine: AsyncEngine, older_than: float, after: int, limit: int) -> int:
-    dialect = engine.dialect.name
-    async with engine.begin() as connection:
-        portion = await connection.execute(
-            _PORTION[dialect], {"age": older_than, "after": after, "limit": limit}
-        )
-        rows = portion.all()
-        ids = [row.id for row in rows if row.sent and row.old]
-        if ids:
-            await connection.execute(_DELETE[dialect], _ids(dialect, ids))
-    reached_the_young = any(row.sent and not row.old for row in rows)
-    return 0 if reached_the_young or len(rows) < limit else int(rows[-1].id)
-
-
-async def _release_orphans(engine: AsyncEngine) -> int:
-    async with engine.begin() as connection:
-        resources = set((await connection.execute(_ORPHANS)).scalars())
-        if resources:
-            await _write(connection, Settlement(released=resources), _PG_SENT)
-        return len(resources)
-
 
 class _PostgresClaim:
     def __init__(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
@@ -297,7 +113,7 @@ class _PostgresClaim:
         self.rows = rows
 
     async def settle(self, settlement: Settlement) -> None:
-        await _write(self._connection, settlement, _PG_SENT)
+        await write(self._connection, settlement)
 
 
 class PostgresLanes:
@@ -326,12 +142,6 @@ class PostgresLanes:
             result = await connection.execute(_PG_ROWS, {"lanes": lanes, "limit": per_lane})
             yield _PostgresClaim(connection, result.all())
 
-    async def delete_sent(self, older_than: float, *, after: int, limit: int) -> int:
-        return await _delete_sent(self._engine, older_than, after, limit)
-
-    async def release_orphans(self) -> int:
-        return await _release_orphans(self._engine)
-
     async def stop(self) -> None:
         """Nothing to give back: the locks end with their transaction."""
 
@@ -343,7 +153,7 @@ class _SqliteClaim:
 
     async def settle(self, settlement: Settlement) -> None:
         async with self._engine.begin() as connection:
-            await _write(connection, settlement, _SQLITE_SENT)
+            await write(connection, settlement)
 
 
 class SqliteLanes:
@@ -378,12 +188,6 @@ class SqliteLanes:
             return False
         self._renewed = now
         return True
-
-    async def delete_sent(self, older_than: float, *, after: int, limit: int) -> int:
-        return await _delete_sent(self._engine, older_than, after, limit)
-
-    async def release_orphans(self) -> int:
-        return await _release_orphans(self._engine)
 
     async def stop(self) -> None:
         """Let another process take over at once."""

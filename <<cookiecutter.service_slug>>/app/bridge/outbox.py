@@ -77,6 +77,7 @@ _READY = text("status = 'pending' AND NOT held")
 _HELD = text("held")
 _RETRYING = text("retry_at IS NOT NULL")
 _FAILED = text("status = 'failed'")
+_PUBLISHING = text("status = 'publishing'")
 
 
 def _partial(name: str, *columns: str, where: Any) -> Index:
@@ -103,6 +104,8 @@ class OutboxEvent(SQLModel, table=True):
         _partial("ix_jetstream_outbox_events_held", "resource", "id", where=_HELD),
         _partial("ix_jetstream_outbox_events_retry_at", "lane", "retry_at", where=_RETRYING),
         _partial("ix_jetstream_outbox_events_failed", "id", where=_FAILED),
+        # Empty, unless another program writes such rows; then statistics can tell, for nothing.
+        _partial("ix_jetstream_outbox_events_publishing", "id", where=_PUBLISHING),
     )
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))

@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from nats.errors import Error as NatsError
@@ -23,8 +24,10 @@ from .clock import loop_time
 from .connection import Connection, ConnectionEvent
 from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import BridgeError
-from .lanes import Failure, Lanes, Retry, Settlement
+from .lanes import Lanes
+from .outbox_maintenance import OutboxMaintenance
 from .retry import Backoff
+from .settlement import Failure, Retry, Settlement
 from .tasks import happens
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,6 @@ PROBE_MIN, PROBE_MAX = 0.1, 2.0  # seconds between two tries in an outage
 PUBLISH_BUDGET = 5.0  # seconds
 ROUND_LIMIT = 30.0  # seconds
 MAINTENANCE_EVERY = 30.0  # seconds
-CLEANUP_PORTION = 2000  # rows looked at in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Relay:
     def __init__(
         self,
         lanes: Lanes,
+        maintenance: OutboxMaintenance,
         publisher: AckPublisher,
         connection: Connection,
         settings: RelaySettings,
@@ -65,6 +68,7 @@ class Relay:
         """`routes` is asked about subjects that no stream took: it tries to make them known to
         the stream and returns those that still are not; it raises when it cannot tell."""
         self._lanes = lanes
+        self._maintenance = maintenance
         self._publisher = publisher
         self._connection = connection
         self._settings = settings
@@ -156,10 +160,16 @@ class Relay:
     def _chains(
         self, rows: Sequence[Row[Any]], settlement: Settlement
     ) -> list[tuple[list[Outgoing], list[Row[Any]]]]:
-        """Group rows by resource, in order; followers of a waiting row are set aside."""
+        """Group rows by resource, in order; followers of a waiting row are set aside.
+
+        Rows due for another try come first, and need not be the oldest of their resource: a
+        failed one that is older may have been given another chance since.
+        """
+        if any(row.held for row in rows):
+            rows = sorted(rows, key=attrgetter("id"))
         chains: dict[str, tuple[list[Outgoing], list[Row[Any]]]] = {}
         for row in rows:
-            if not row.held and row.first_held is not None and row.first_held < row.id:
+            if row.first_held is not None and row.first_held < row.id:
                 settlement.held.append(row.id)
                 continue
             chain = chains.get(row.resource)
@@ -254,10 +264,11 @@ class Relay:
         if loop_time() < self._next_maintenance:
             return
         try:
-            self._cleaned_up_to = await self._lanes.delete_sent(
-                self._settings.retention, after=self._cleaned_up_to, limit=CLEANUP_PORTION
+            cleaned = await self._maintenance.delete_sent(
+                older_than=self._settings.retention, after=self._cleaned_up_to
             )
-            await self._lanes.release_orphans()
+            self._cleaned_up_to = cleaned.go_on_after
+            await self._maintenance.release_orphans()
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             logger.warning("outbox maintenance failed: %s", type(error).__name__)
             self._cleaned_up_to = 0

@@ -105,6 +105,7 @@ def _create_outbox(dialect: str) -> None:
     _partial_index(table, "held", ["resource", "id"], "held")
     _partial_index(table, "retry_at", ["lane", "retry_at"], "retry_at IS NOT NULL")
     _partial_index(table, "failed", ["id"], "status = 'failed'")
+    _partial_index(table, "publishing", ["id"], "status = 'publishing'")
     for statement in _PLACE[dialect]:
         op.execute(statement)
 

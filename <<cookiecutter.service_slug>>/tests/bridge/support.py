@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row, insert, text
+from sqlalchemy import Row, event, insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -98,3 +98,14 @@ async def enqueue(
             ),
             [{"subject": subject, **event} for event in events],
         )
+
+
+def statements(engine: AsyncEngine) -> list[str]:
+    """Return a list that every statement from now on is added to."""
+    seen: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(conn: object, cursor: object, statement: str, *_: object) -> None:
+        seen.append(statement)
+
+    return seen

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.bridge.inbox import delete_processed
-from app.bridge.lanes import Claim, Failure, Retry, Settlement, lanes_of
+from app.bridge.lanes import Claim, lanes_of
 from app.bridge.leases import LeaseHolder
-from tests.bridge.support import database, enqueue, envelope, rows, scalar
+from app.bridge.settlement import Failure, Retry, Settlement
+from tests.bridge.support import database, enqueue, envelope, rows, scalar, statements
 
 SUBJECT = "test.a.sync.b"
 
@@ -178,65 +177,6 @@ async def test_a_failed_row_keeps_its_error_and_frees_its_followers(database_url
             assert claimed(claim) == ["e1"]
 
 
-async def test_followers_of_a_deleted_row_are_freed(database_url: str) -> None:
-    async with database(database_url) as (engine, _):
-        await fill(engine, 3, resources=1)
-        known = await ids(engine)
-        lanes = lanes_of(engine, transaction_limit=30)
-        async with lanes.claim(10) as claim:
-            settlement = Settlement(
-                retries=[Retry(known["e0"], 1, "x", 3600.0)], held=[known["e1"], known["e2"]]
-            )
-            await claim.settle(settlement)
-        assert await lanes.release_orphans() == 0
-        await run(engine, "DELETE FROM jetstream_outbox_events WHERE event_id = 'e0'")
-        assert await lanes.release_orphans() == 1
-        async with lanes.claim(10) as claim:
-            assert claimed(claim) == ["e1", "e2"]
-
-
-async def test_sent_rows_are_deleted_by_age_a_portion_at_a_time(database_url: str) -> None:
-    async with database(database_url) as (engine, _):
-        await fill(engine, 30, resources=3)
-        await run(
-            engine,
-            "UPDATE jetstream_outbox_events SET status = 'sent', sent_at = '2020-01-01' "
-            "WHERE id <= 25 AND id <> 7",
-        )
-        await run(
-            engine,
-            "UPDATE jetstream_outbox_events SET status = 'sent', sent_at = CURRENT_TIMESTAMP "
-            "WHERE id IN (26, 27)",
-        )
-        lanes = lanes_of(engine, transaction_limit=30)
-        after = await lanes.delete_sent(3600.0, after=0, limit=10)
-        assert after == 10
-        after = await lanes.delete_sent(3600.0, after=after, limit=10)
-        assert await lanes.delete_sent(3600.0, after=after, limit=10) == 0
-        left = await rows(engine, "SELECT id FROM jetstream_outbox_events ORDER BY id")
-        assert [row[0] for row in left] == [7, *range(26, 31)]
-
-
-async def test_inbox_rows_are_deleted_by_age_unless_they_need_somebody(database_url: str) -> None:
-    async with database(database_url) as (engine, sessions):
-        for number, status, moment in (
-            (1, "processed", "'2020-01-01'"),
-            (2, "processed", "CURRENT_TIMESTAMP"),
-            (3, "dead_lettered", "'2020-01-01'"),
-        ):
-            await run(
-                engine,
-                "INSERT INTO jetstream_inbox_events "
-                "(consumer, event_id, subject, status, processed_at) "
-                f"VALUES ('c', 'e{number}', 's', '{status}', {moment})",
-            )
-        async with sessions() as session:
-            assert await delete_processed(session, older_than=3600.0, limit=10) == 1
-            await session.commit()
-        left = await rows(engine, "SELECT event_id FROM jetstream_inbox_events ORDER BY id")
-        assert [row[0] for row in left] == ["e2", "e3"]
-
-
 async def test_a_lease_has_one_holder_and_ends_by_the_clock(database_url: str) -> None:
     async with database(database_url) as (engine, sessions):
         first, second = LeaseHolder(engine, "x"), LeaseHolder(engine, "x")
@@ -254,16 +194,6 @@ async def test_a_lease_has_one_holder_and_ends_by_the_clock(database_url: str) -
         await second.release()
         assert await first.acquire()
         assert await scalar(engine, "SELECT count(*) FROM jetstream_leases") == 1
-
-
-def statements(engine: AsyncEngine) -> Sequence[str]:
-    seen: list[str] = []
-
-    @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def note(conn: object, cursor: object, statement: str, *_: object) -> None:
-        seen.append(statement)
-
-    return seen
 
 
 async def test_a_claim_and_its_settlement_cost_four_statements(postgres_url: str) -> None:

@@ -227,24 +227,82 @@ def test_addresses_are_shown_without_credentials(url: str, shown: str) -> None:
     assert masked(url) == shown
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_gives_defaults(make_settings: MakeSettings, preset: str) -> None:
+_LONG_BACKOFF = (1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "outbox", "inbox", "dlq", "max_deliver", "ack_wait", "backoff"),
+    [
+        ("development", False, False, False, 3, 10.0, (1.0, 2.0, 5.0)),
+        ("test", False, False, False, 2, 5.0, (0.1, 0.5)),
+        ("staging", True, True, True, 3, 15.0, (1.0, 5.0, 15.0)),
+        ("production", True, True, True, 5, 30.0, (1.0, 5.0, 15.0, 30.0, 60.0)),
+        ("high_throughput", False, False, True, 3, 10.0, (1.0, 2.0, 5.0)),
+        ("maximum_reliability", True, True, True, 10, 60.0, _LONG_BACKOFF),
+    ],
+)
+def test_a_preset_gives_these_defaults_and_no_others(
+    make_settings: MakeSettings,
+    preset: str,
+    outbox: bool,
+    inbox: bool,
+    dlq: bool,
+    max_deliver: int,
+    ack_wait: float,
+    backoff: tuple[float, ...],
+) -> None:
     settings = make_settings(preset=preset)
 
-    assert {name: getattr(settings, name) for name in PRESETS[preset]} == PRESETS[preset]  # type: ignore[index]
-    assert len(settings.backoff) == settings.max_deliver
-    assert settings.nats_env == "development", "a preset changes no names"
+    assert (settings.use_outbox, settings.use_inbox, settings.use_dlq) == (outbox, inbox, dlq)
+    assert (settings.max_deliver, settings.ack_wait) == (max_deliver, ack_wait)
+    assert settings.backoff == backoff
+    theirs = {*PRESETS[preset], "preset"}  # type: ignore[index]
+    without = make_settings()
+    assert settings.model_dump(exclude=theirs) == without.model_dump(exclude=theirs)
 
 
-def test_a_setting_given_by_name_wins_over_the_preset(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+def test_every_preset_of_the_list_is_tested() -> None:
+    (marker,) = test_a_preset_gives_these_defaults_and_no_others.pytestmark  # type: ignore[attr-defined]
+    assert [case[0] for case in marker.args[1]] == list(PRESETS)
+
+
+def test_a_setting_given_by_name_anywhere_wins_over_the_preset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Wherever the preset itself stands: here in the environment, above all the others."""
+    service_file, env_file = tmp_path / "service.toml", tmp_path / ".env"
+    service_file.write_text(
+        'app_name = "orders"\ndestination_app = "billing"\nuse_inbox = false\nack_wait = "1m"\n'
+        'database_url = "sqlite+aiosqlite:///x.db"\n'
+    )
+    env_file.write_text("PRESET=test\nUSE_DLQ=false\nACK_WAIT=2m\n")
     monkeypatch.setenv("PRESET", "maximum_reliability")
     monkeypatch.setenv("MAX_DELIVER", "7")
-    settings = make_settings()
 
-    assert settings.max_deliver == 7
-    assert settings.ack_wait == 60.0
+    class FromFiles(Settings):
+        model_config = SettingsConfigDict(toml_file=service_file, env_file=env_file)
+
+    settings = read_settings(FromFiles)
+
+    assert settings.preset == "maximum_reliability", "the environment's, not that of .env"
+    assert settings.max_deliver == 7, "given in the environment"
+    assert settings.use_dlq is False, "given in .env"
+    assert settings.use_inbox is False, "given in service.toml"
+    assert settings.ack_wait == 120.0, ".env wins over service.toml"
+    assert settings.backoff == _LONG_BACKOFF, "given nowhere: the preset's"
+
+
+def test_a_preset_in_the_service_file_is_used_too(tmp_path: Path) -> None:
+    service_file = tmp_path / "service.toml"
+    service_file.write_text(
+        'app_name = "orders"\ndestination_app = "billing"\npreset = "staging"\n'
+        'database_url = "sqlite+aiosqlite:///x.db"\n'
+    )
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=service_file)
+
+    assert read_settings(FromFile, _env_file=None).ack_wait == 15.0
 
 
 @pytest.mark.parametrize(

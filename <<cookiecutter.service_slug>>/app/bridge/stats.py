@@ -1,0 +1,120 @@
+"""How many rows the bridge's tables hold, by what is to become of them.
+
+Each number is read from an index, and no row is: what is unsent, failed or unprocessed from a
+partial one, whose size is that number, however many finished rows lie around. Only the finished
+ones are counted in the primary key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from .inbox import InboxStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits to be sent, and what does not any more."""
+
+    pending: int
+    failed: int
+    oldest_pending_seconds: float | None  # None when nothing is pending
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStats(Backlog):
+    """The whole outbox."""
+
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class InboxStats:
+    """The whole inbox, by status."""
+
+    received: int
+    processing: int
+    processed: int
+    failed: int
+    dead_lettered: int
+
+
+# The oldest of the ready rows is the first of a lane; the oldest of the others is one that waits
+# for its own next try, since what waits behind it is younger. Rows that another program marks as
+# `publishing` are not sent.
+_BACKLOG = """
+    (SELECT count(*) FROM jetstream_outbox_events WHERE status = 'pending' AND NOT held)
+  + (SELECT count(*) FROM jetstream_outbox_events WHERE held)
+  + (SELECT count(*) FROM jetstream_outbox_events WHERE status = 'publishing') AS pending,
+    (SELECT count(*) FROM jetstream_outbox_events WHERE status = 'failed') AS failed,
+    (SELECT min((SELECT e.enqueued_at FROM jetstream_outbox_events e
+                  WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held
+                  ORDER BY e.id LIMIT 1))
+       FROM jetstream_outbox_lanes l) AS oldest_ready,
+    (SELECT min(enqueued_at) FROM jetstream_outbox_events WHERE retry_at IS NOT NULL)
+      AS oldest_waiting"""
+_TOTAL = "(SELECT count(*) FROM jetstream_outbox_events) AS total"
+_SECONDS_SINCE = {
+    "postgresql": "extract(epoch FROM clock_timestamp() - {0})",
+    "sqlite": "(julianday('now') - julianday({0})) * 86400.0",
+}
+
+
+def _counting(dialect: str, columns: str) -> TextClause:
+    ready, waiting = (
+        _SECONDS_SINCE[dialect].format(moment) for moment in ("oldest_ready", "oldest_waiting")
+    )
+    return text(f"SELECT s.*, {ready} AS ready, {waiting} AS waiting FROM (SELECT {columns}) s")
+
+
+_COUNT_BACKLOG = {name: _counting(name, _BACKLOG) for name in _SECONDS_SINCE}
+_COUNT_OUTBOX = {name: _counting(name, f"{_BACKLOG}, {_TOTAL}") for name in _SECONDS_SINCE}
+
+_COUNT_INBOX = text("""
+    SELECT status, count(*) AS number FROM jetstream_inbox_events
+     WHERE status <> 'processed' GROUP BY status
+     UNION ALL
+    SELECT 'total', count(*) FROM jetstream_inbox_events""")
+
+# The planner would rather read the table where most of it is counted; an index is a tenth of it.
+_PG_BY_INDEX = text("SELECT set_config('enable_seqscan', 'off', true)")
+
+
+async def outbox_backlog(engine: AsyncEngine) -> Backlog:
+    """Count what is unsent: cheap enough to be asked every few seconds."""
+    [row] = await _read(engine, _COUNT_BACKLOG[engine.dialect.name])
+    return Backlog(row["pending"], row["failed"], _oldest(row))
+
+
+async def outbox_stats(engine: AsyncEngine) -> OutboxStats:
+    """Count the whole outbox, sent rows too."""
+    [row] = await _read(engine, _COUNT_OUTBOX[engine.dialect.name])
+    sent = row["total"] - row["pending"] - row["failed"]
+    return OutboxStats(row["pending"], row["failed"], _oldest(row), sent)
+
+
+async def inbox_stats(engine: AsyncEngine) -> InboxStats:
+    """Count the whole inbox."""
+    found = {row["status"]: row["number"] for row in await _read(engine, _COUNT_INBOX)}
+    total = found.pop("total")
+    numbers = {status.value: found.get(status.value, 0) for status in InboxStatus}
+    return InboxStats(**numbers | {"processed": total - sum(found.values())})
+
+
+async def _read(engine: AsyncEngine, statement: TextClause) -> list[Mapping[str, Any]]:
+    # Looking must not take SQLite's write lock; other databases ignore the option.
+    reader = engine.execution_options(sqlite_begin="DEFERRED")
+    async with reader.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            await connection.execute(_PG_BY_INDEX)
+        return [dict(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _oldest(row: Mapping[str, Any]) -> float | None:
+    ages = [float(age) for age in (row["ready"], row["waiting"]) if age is not None]
+    return max(ages, default=None)

@@ -1,0 +1,159 @@
+"""Counting: right for every state of a row, and read from indexes however much lies around."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.bridge.settlement import Failure, Retry, Settlement
+from app.bridge.stats import (
+    Backlog,
+    InboxStats,
+    OutboxStats,
+    inbox_stats,
+    outbox_backlog,
+    outbox_stats,
+)
+from tests.bridge.support import database, statements
+from tests.bridge.test_lanes import fill, ids, run
+from tests.bridge.test_outbox_maintenance import settle
+
+
+async def test_an_empty_outbox_has_no_oldest_event(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        assert await outbox_stats(engine) == OutboxStats(0, 0, None, 0)
+
+
+async def test_every_row_of_the_outbox_is_counted_once(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 10, resources=1)
+        known = await ids(engine)
+        await settle(
+            engine,
+            Settlement(
+                sent=[known["e0"], known["e1"]],
+                failures=[Failure(known["e2"], 10, "no")],
+                retries=[Retry(known["e3"], 1, "no", 3600.0)],
+                held=[known["e4"], known["e5"]],
+            ),
+        )
+        await run(
+            engine, "UPDATE jetstream_outbox_events SET status = 'publishing' WHERE event_id = 'e9'"
+        )
+        found = await outbox_stats(engine)
+        assert (found.pending, found.failed, found.sent) == (7, 1, 2)
+        backlog = await outbox_backlog(engine)
+        assert (backlog.pending, backlog.failed) == (7, 1)
+
+
+def _ago(engine: AsyncEngine, seconds: int) -> str:
+    if engine.dialect.name == "postgresql":
+        return f"now() - interval '{seconds} seconds'"
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', '-{seconds} seconds')"
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_the_oldest_pending_event_is_found_whether_ready_or_waiting(
+    database_url: str, waits: bool
+) -> None:
+    async with database(database_url) as (engine, _):
+        await fill(engine, 40, resources=40)
+        known = await ids(engine)
+        old = _ago(engine, 300)
+        await run(
+            engine,
+            f"UPDATE jetstream_outbox_events SET enqueued_at = {old} WHERE event_id = 'e0'",
+        )
+        if waits:
+            await settle(engine, Settlement(retries=[Retry(known["e0"], 1, "no", 3600.0)]))
+        found = await outbox_backlog(engine)
+        assert isinstance(found, Backlog)
+        assert found.oldest_pending_seconds == pytest.approx(300, abs=30)
+        await run(engine, "UPDATE jetstream_outbox_events SET status = 'sent', retry_at = NULL")
+        assert (await outbox_backlog(engine)).oldest_pending_seconds is None
+
+
+async def test_the_inbox_is_counted_by_status(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        assert await inbox_stats(engine) == InboxStats(0, 0, 0, 0, 0)
+        given = ["processed"] * 3 + ["failed"] * 2 + ["dead_lettered", "received", "processing"]
+        for number, status in enumerate(given):
+            await run(
+                engine,
+                "INSERT INTO jetstream_inbox_events (consumer, event_id, subject, status) "
+                f"VALUES ('c', 'e{number}', 's', '{status}')",
+            )
+        assert await inbox_stats(engine) == InboxStats(
+            received=1, processing=1, processed=3, failed=2, dead_lettered=1
+        )
+
+
+async def test_counting_costs_one_query(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        for count in (outbox_stats, outbox_backlog, inbox_stats):
+            seen = statements(engine)
+            await count(engine)
+            asked = [s for s in seen if "count(" in s]
+            assert len(asked) == 1
+            assert len(seen) == 2, "SQLite's BEGIN, or PostgreSQL's setting, and the query"
+
+
+_ROWS = 100_000
+_FILL = """
+    INSERT INTO jetstream_outbox_events (event_id, subject, payload, status, sent_at)
+    SELECT 'x' || n, 's', json_build_object('resource_type', 'order', 'resource_id', n % 500,
+                                            'payload', repeat('x', 200)),
+           CASE WHEN n % 100 = 0 THEN 'pending' WHEN n % 1000 = 1 THEN 'failed' ELSE 'sent' END,
+           now()
+      FROM generate_series(1, {0}) n"""
+_FILL_INBOX = """
+    INSERT INTO jetstream_inbox_events (consumer, event_id, subject, payload, status, processed_at)
+    SELECT 'c', 'x' || n, 's', json_build_object('payload', repeat('x', 200)),
+           CASE WHEN n % 100 = 0 THEN 'failed' ELSE 'processed' END, now()
+      FROM generate_series(1, {0}) n"""
+
+
+async def test_counts_of_a_hundred_thousand_rows_are_read_from_indexes(postgres_url: str) -> None:
+    async with database(postgres_url) as (engine, _):
+        await run(engine, _FILL.format(_ROWS))
+        await run(engine, _FILL_INBOX.format(_ROWS))
+        async with engine.connect() as connection:
+            free = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            await free.execute(text("VACUUM ANALYZE jetstream_outbox_events"))
+            await free.execute(text("VACUUM ANALYZE jetstream_inbox_events"))
+        backlog = await _plan(engine, outbox_backlog)
+        assert max(_rows(backlog)) <= _ROWS / 100, backlog
+        assert "Seq Scan on jetstream_outbox_events" not in backlog
+        whole = await _plan(engine, outbox_stats)
+        assert "Seq Scan on jetstream_outbox_events" not in whole, whole
+        assert "Index Only Scan using pk_jetstream_outbox_events" in whole, whole
+        inbox = await _plan(engine, inbox_stats)
+        assert "Index Only Scan using ix_jetstream_inbox_events_unprocessed" in inbox, inbox
+        assert "Seq Scan on jetstream_inbox_events" not in inbox, inbox
+        stats = await outbox_stats(engine)
+        assert (stats.pending, stats.failed, stats.sent) == (1000, 100, 98_900)
+
+
+def _rows(plan: str) -> list[int]:
+    return [int(found) for found in re.findall(r"actual .*?rows=(\d+)", plan)]
+
+
+async def _plan(engine: AsyncEngine, count: object) -> str:
+    """Return the plan of the query that `count` asks, with what it really did."""
+    queries: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(conn: object, cursor: object, statement: str, *_: object) -> None:
+        if "count(" in statement:
+            queries.append(statement)
+
+    await count(engine)  # type: ignore[operator]
+    event.remove(engine.sync_engine, "before_cursor_execute", note)
+    [query] = queries
+    async with engine.connect() as connection:
+        await connection.execute(text("SET enable_seqscan = off"))
+        found = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS off) {query}")
+        return "\n".join(row[0] for row in found)
