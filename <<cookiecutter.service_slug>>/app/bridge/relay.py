@@ -12,6 +12,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -80,6 +81,7 @@ class Relay:
         self._next_maintenance = loop_time() + random.uniform(0, MAINTENANCE_EVERY)
         self._cleaned_up_to = 0
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
+        self.paused_since: datetime | None = None  # by an operator, for all replicas
         connection.add_listener(self._on_connection)
 
     def wake(self) -> None:
@@ -139,6 +141,7 @@ class Relay:
         # After an outage, a few rows find out whether it is over.
         limit = 1 if self.problem else self._settings.batch_size
         async with self._lanes.claim(limit) as claim:
+            self._note_pause(claim.paused_since)
             if not claim.rows:
                 self._report(None)
                 return 0
@@ -255,6 +258,11 @@ class Relay:
             else:
                 logger.warning("relaying stopped: %s", problem)
         self.problem = problem
+
+    def _note_pause(self, since: datetime | None) -> None:
+        if (since is None) != (self.paused_since is None):
+            logger.warning("relaying is %s", "resumed" if since is None else "paused")
+        self.paused_since = since
 
     async def _maintain(self) -> None:
         """Now and then: drop old sent rows, free followers without a head.
