@@ -1,7 +1,8 @@
 """How a route announces what it did: `events: EventsDep`, then `await events.publish(...)`.
 
 The publisher works in the request's own session, so an event is announced exactly when what the
-route wrote is committed.
+route wrote is committed. `@events.upcast("customer.created", from_version=1)` registers how an
+event of an older schema version becomes one of the next, before its handler gets it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from app.bridge import Bridge, Publisher
+from app.consumers.registry import consumers
 from app.database import SessionDep
+
+upcast = consumers.upcast
 
 
 def get_publisher(request: Request, session: SessionDep) -> Publisher:

@@ -37,7 +37,13 @@ from app.addresses import (
     check_nats_addresses,
     split_addresses,
 )
-from app.bridge.config import BridgeConfig, ConnectionOptions, Retention, Unhandled
+from app.bridge.config import (
+    BridgeConfig,
+    ConnectionOptions,
+    FutureSchema,
+    Retention,
+    Unhandled,
+)
 from app.bridge.durations import humanize, seconds
 from app.bridge.errors import ConfigurationError, InvalidSubjectError
 from app.bridge.subjects import Names, validate_app, validate_component
@@ -193,6 +199,7 @@ class Settings(BaseSettings):
         default=20.0, gt=0, description="a duration like 20s, longer than nothing"
     )
     unhandled: Unhandled = Field(default="ack", description="ack or dead_letter")
+    future_schema: FutureSchema = Field(default="handle", description="handle or dead_letter")
     inbox_retention: Duration = Field(
         default=30 * 86400.0, gt=0, description="a duration like 30d, longer than nothing"
     )
@@ -353,6 +360,7 @@ class Settings(BaseSettings):
             worker_concurrency=self.worker_concurrency,
             worker_exclusive=self.worker_exclusive,
             unhandled=self.unhandled,
+            future_schema=self.future_schema,
             inbox_retention=self.inbox_retention,
             shutdown_grace=self.shutdown_grace,
         )

@@ -8,11 +8,14 @@ from .bridge import Bridge, Check
 from .config import BridgeConfig, ConnectionOptions
 from .errors import BridgeError, Retry, Unrecoverable
 from .event import Event, Metadata
+from .letter import DeadLetter
 from .nats_session import ClientFactory, GuardedClient
 from .publisher import Publisher, PublishResult
 from .registry import Consumers
+from .retry import Backoff, Delays, Exponential, Linear, RetryStrategy
 
 __all__ = [
+    "Backoff",
     "Bridge",
     "BridgeConfig",
     "BridgeError",
@@ -20,11 +23,16 @@ __all__ = [
     "ClientFactory",
     "ConnectionOptions",
     "Consumers",
+    "DeadLetter",
+    "Delays",
     "Event",
+    "Exponential",
     "GuardedClient",
+    "Linear",
     "Metadata",
     "PublishResult",
     "Publisher",
     "Retry",
+    "RetryStrategy",
     "Unrecoverable",
 ]

@@ -222,7 +222,8 @@ class AckPublisher:
         now = loop_time()
         late = list(itertools.takewhile(lambda item: item[1][3] <= now, self._waiting.items()))
         for token, (_, chain, index, _) in late:
-            chain[index].error = f"no acknowledgement within {self._timeout:g} s"
+            refused = self._connection.denial(chain[index].subject)
+            chain[index].error = refused or f"no acknowledgement within {self._timeout:g} s"
             self._settle(token, Outcome.UNKNOWN)
         self._watch_deadlines()
 

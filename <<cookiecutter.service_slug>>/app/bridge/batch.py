@@ -6,28 +6,22 @@ and each event gets one of its own, so that one bad event harms no other.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy.ext.asyncio import AsyncSession as SQLAlchemySession
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from .deliveries import Delivery
-from .envelope import ReceivedEnvelope
+from .dependencies import PublisherFactory, Supplies
 from .errors import TransactionControlError
-from .event import Event, Metadata
 from .inbox import Inbox
 from .leases import LeaseHolder
-from .publisher import Publisher
-from .registry import Handler
-
-PublisherFactory = Callable[[AsyncSession], Publisher]
+from .letter import event_of
+from .middleware.chain import Middlewares
 
 
 class LeaseLostError(Exception):
@@ -51,13 +45,13 @@ class Transactions:
         sessions: async_sessionmaker[AsyncSession],
         publisher: PublisherFactory,
         *,
-        durable: str,
+        middlewares: Middlewares,
         inbox: Inbox | None,
         lease: LeaseHolder | None,
     ) -> None:
         self._sessions = sessions
         self._publisher = publisher
-        self._durable = durable
+        self._middlewares = middlewares
         self._inbox = inbox
         self._lease = lease
 
@@ -74,13 +68,17 @@ class Transactions:
                 if fresh is not None and delivery.seq not in fresh:
                     handled.duplicates.append(delivery)
                     continue
-                await self._call(delivery, session)
+                call = self._timed if self._observed(delivery) else self._call
+                await call(delivery, session)
                 guard.check(delivery)
                 handled.processed.append(delivery)
             handled.seconds = time.perf_counter() - started
             guard.lift()
             await session.commit()
         return handled
+
+    def _observed(self, delivery: Delivery) -> bool:
+        return bool(self._middlewares.observers(delivery.handler))
 
     async def _claim(self, session: AsyncSession, batch: Sequence[Delivery]) -> set[int] | None:
         if self._inbox is None:
@@ -91,51 +89,22 @@ class Transactions:
         handler, envelope = delivery.handler, delivery.envelope
         assert handler is not None, "only events with a handler are put in a batch"
         assert envelope is not None
-        arguments = {
-            name: self._argument(kind, delivery, envelope, session, handler)
-            for name, kind in handler.wants
-        }
-        await handler.function(**arguments)
-
-    def _argument(
-        self,
-        kind: type,
-        delivery: Delivery,
-        envelope: ReceivedEnvelope,
-        session: AsyncSession,
-        handler: Handler,
-    ) -> object:
-        if kind is Event:
-            return self._event(delivery, envelope)
-        if kind is SQLAlchemySession:
-            return session
-        if kind is Publisher:
-            return self._publisher(session)
-        return logging.getLogger(handler.function.__module__)
-
-    def _event(self, delivery: Delivery, envelope: ReceivedEnvelope) -> Event[Any]:
-        return Event(
-            event_id=envelope.event_id or delivery.key,
-            type=envelope.type,
-            event_type=envelope.event_type,
-            resource_type=envelope.resource_type,
-            resource_id=envelope.resource_id,
-            producer=envelope.producer,
-            trace_id=envelope.trace_id,
-            schema_version=envelope.schema_version,
-            occurred_at=envelope.occurred_at,
-            payload=delivery.payload,
-            metadata=Metadata(
-                subject=delivery.msg.subject,
-                stream=delivery.received.stream,
-                sequence=delivery.seq,
-                consumer=self._durable,
-                deliveries=delivery.tries,
-                timestamp=delivery.msg.metadata.timestamp,
-                headers=delivery.headers,
-            ),
-            raw=envelope.raw,
+        event = delivery.event = event_of(
+            envelope, delivery.metadata, delivery.payload, delivery.key
         )
+        supplies = Supplies(event, session, self._publisher)
+        chain = self._middlewares.chain(handler)
+        if chain is None:
+            await handler.function(**supplies.arguments(handler.wants, handler.module))
+        else:
+            await chain.run(event, supplies)
+
+    async def _timed(self, delivery: Delivery, session: AsyncSession) -> None:
+        started = time.perf_counter()
+        try:
+            await self._call(delivery, session)
+        finally:
+            delivery.seconds = time.perf_counter() - started
 
 
 class _CommitGuard:

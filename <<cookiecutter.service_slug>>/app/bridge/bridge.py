@@ -20,20 +20,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from .acks import AckPublisher
-from .batch import Transactions
 from .config import BridgeConfig
 from .connection import Connection, ConnectionEvent
-from .consumer import Durable, Worker
-from .dead_letters import DeadLetters
+from .durable_spec import DurableSpec
 from .errors import BridgeError, ConfigurationError, StreamMissingError
-from .inbox import Inbox
 from .inbox_maintenance import InboxMaintenance
 from .lanes import lanes_of
-from .leases import LeaseHolder
 from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
 from .outbox_maintenance import OutboxMaintenance
-from .outcomes import Outcomes
+from .permissions import inbox_prefix, runtime_rights
 from .publisher import Publisher, PublisherSettings
 from .registry import Consumers
 from .reign import Reign
@@ -43,6 +39,7 @@ from .subjects import covered
 from .tasks import Tasks
 from .topology import Topology
 from .wake import listen
+from .workers import Workers, warn_of_unused
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +83,15 @@ class Bridge:
         self.connection = Connection(
             config.connection,
             name=f"{config.app_name}-{config.env}",
-            inbox_prefix=f"_INBOX_{config.app_name}",
+            inbox_prefix=inbox_prefix(config),
             make_client=make_client,
         )
         self.acks = AckPublisher(
             self.connection, stream=config.stream, timeout=config.publish_timeout
         )
-        self.topology = Topology(
-            self.connection,
-            config,
-            sources=consumers.sources if consumers is not None else (),
-            consume=consumers is not None,
-        )
+        specs = _durables(consumers, config)
+        self.topology = Topology(self.connection, config, durables=specs)
+        self._rights = tuple(right.subject for right in runtime_rights(config, specs))
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
         self._relay = self._make_relay() if relay and config.use_outbox else None
@@ -111,15 +105,28 @@ class Bridge:
             use_outbox=config.use_outbox,
             gem_peer=config.gem_peer,
         )
-        self._consumers = consumers
+        self._durable_names = {spec.source: spec.name for spec in specs}
         self._reigns: dict[str, Reign] = {}
         if consumers is not None:
-            for source in (None, *consumers.sources):
-                self._reigns[names.durable(source)] = self._make_reign(source, consumers)
+            workers = Workers(
+                config=config,
+                connection=self.connection,
+                topology=self.topology,
+                acks=self.acks,
+                engine=self._engine,
+                sessions=sessions,
+                publisher=self.publisher,
+                consumers=consumers,
+            )
+            self._reigns = {spec.name: workers.reign(spec) for spec in specs}
 
     def publisher(self, session: AsyncSession) -> Publisher:
         """Return what announces events in `session`'s transaction."""
         return Publisher(session, self._outbox, self.acks, self._publishing)
+
+    def durable(self, source: str | None = None) -> str:
+        """The name of the durable for `source`; without one, that for the default destination."""
+        return self._durable_names.get(source) or self.config.names.durable(source)
 
     # --- starting and stopping
 
@@ -178,7 +185,9 @@ class Bridge:
         """Return what readiness depends on, without asking anybody."""
         connected = self.connection.connected
         checks = {
-            "nats": Check(connected, None if connected else self.connection.error or "connecting"),
+            "nats": _check(
+                self._missing_rights if connected else self.connection.error or "connecting"
+            ),
             "stream": _check(self.topology.problem if connected else "not connected to NATS"),
         }
         if self._relay is not None:
@@ -187,6 +196,12 @@ class Bridge:
             problems = [f"{n}: {r.problem}" for n, r in self._reigns.items() if r.problem]
             checks["consumers"] = _check("; ".join(problems) or None)
         return checks
+
+    @property
+    def _missing_rights(self) -> str | None:
+        """What the server refused lately of all that this service needs."""
+        refused = {self.connection.denial(subject): None for subject in self._rights}
+        return "; ".join(text for text in refused if text is not None) or None
 
     # --- topology
 
@@ -242,41 +257,6 @@ class Bridge:
             routes=self._routes,
         )
 
-    def _make_reign(self, source: str | None, consumers: Consumers) -> Reign:
-        config = self.config
-        name = config.names.durable(source)
-        lease = None
-        if config.worker_exclusive:
-            lease = LeaseHolder(self._engine, f"worker {name}")
-        inbox = Inbox(name)
-        letters = DeadLetters(self.acks, config.names.dead_letter) if config.use_dlq else None
-
-        async def ensure() -> None:
-            await self.topology.ensure()
-            await self.topology.ensure_consumer(source)
-
-        async def ack_floor() -> int:
-            return await self.topology.ack_floor(source)
-
-        def make() -> Worker:
-            return Worker(
-                Durable(name, config.stream, source, ensure, ack_floor),
-                config,
-                self.connection,
-                self._sessions,
-                consumers,
-                Transactions(
-                    self._sessions,
-                    self.publisher,
-                    durable=name,
-                    inbox=inbox if config.use_inbox else None,
-                    lease=lease,
-                ),
-                Outcomes(self._sessions, inbox, letters, durable=name, use_inbox=config.use_inbox),
-            )
-
-        return Reign(make, lease)
-
     async def _clean_up(self) -> None:
         """Delete inbox rows past their retention, a portion at a time."""
         while True:
@@ -285,6 +265,15 @@ class Bridge:
                 await self.inbox_maintenance.purge(older_than=self.config.inbox_retention)
             except (SQLAlchemyError, OSError, TimeoutError) as error:
                 logger.warning("inbox clean-up failed: %s", type(error).__name__)
+
+
+def _durables(consumers: Consumers | None, config: BridgeConfig) -> tuple[DurableSpec, ...]:
+    """Return what these handlers read from, all of them being registered now."""
+    if consumers is None:
+        return ()
+    consumers.check()
+    warn_of_unused(consumers, config)
+    return consumers.durables(config)
 
 
 def _check(problem: str | None) -> Check:

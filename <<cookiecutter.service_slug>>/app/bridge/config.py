@@ -14,6 +14,7 @@ from .subjects import Names
 
 Retention = Literal["workqueue", "limits"]
 Unhandled = Literal["ack", "dead_letter"]
+FutureSchema = Literal["handle", "dead_letter"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,8 @@ class BridgeConfig:
     worker_concurrency: int = 8
     worker_exclusive: bool = False
     unhandled: Unhandled = "ack"
+    # An event whose schema version is higher than any that its handler is known to read.
+    future_schema: FutureSchema = "handle"
     # What a handler raises when no other try can help; everything else is tried again.
     unrecoverable: tuple[type[Exception], ...] = (Unrecoverable,)
     inbox_retention: float = 30 * 86400.0  # seconds

@@ -24,13 +24,15 @@ from .batch import LeaseLostError, Transactions
 from .clock import loop_time
 from .config import BridgeConfig
 from .connection import Connection
-from .deliveries import Deliveries, Delivery, Verdict
-from .errors import BridgeError, Retry
+from .deliveries import Deliveries, Delivery
+from .durable_spec import DurableSpec
+from .errors import BridgeError
 from .outcomes import Outcomes
 from .pace import Pace
 from .pull import PullLoop
-from .registry import Consumers
-from .retry import Backoff
+from .reading import Reader, Verdict
+from .slots import Slots
+from .tries import Again, Tries
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +53,14 @@ class Step(Enum):
 class Durable:
     """Which consumer this is, and how to make sure that it is there."""
 
-    name: str
+    spec: DurableSpec
     stream: str
-    source: str | None
     ensure: Callable[[], Awaitable[object]]
     ack_floor: Callable[[], Awaitable[int]]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
 
 class Worker:
@@ -67,21 +72,23 @@ class Worker:
         config: BridgeConfig,
         connection: Connection,
         sessions: async_sessionmaker[AsyncSession],
-        consumers: Consumers,
+        reader: Reader,
         transactions: Transactions,
         outcomes: Outcomes,
+        tries: Tries,
+        slots: Slots | None = None,
     ) -> None:
         self.durable = durable
         self._config = config
         self._sessions = sessions
-        self._consumers = consumers
+        self._reader = reader
         self._transactions = transactions
         self._outcomes = outcomes
-        self._backoff = Backoff(config.backoff)
+        self._tries = tries
         self._pace = Pace(
             batch_size=config.worker_batch_size, concurrency=config.worker_concurrency
         )
-        self._hand = Deliveries()
+        self._hand = Deliveries(slots)
         self._running: set[asyncio.Task[None]] = set()
         self._dispatching = False
         self._accepting = True
@@ -141,7 +148,7 @@ class Worker:
     # --- taking in and handing out
 
     def _arrived(self, msg: Msg) -> None:
-        self._hand.add(Delivery(msg, self._consumers, self.durable.source))
+        self._hand.add(Delivery(msg, self._reader))
         self._dispatch_soon()
 
     def _dispatch_soon(self) -> None:
@@ -159,6 +166,8 @@ class Worker:
             batch = self._hand.take(
                 self._pace.batch(self._hand.queued, free), alone=self._runs_alone
             )
+            if not batch:  # handlers at their limits; one that finishes asks again
+                break
             task = asyncio.create_task(self._handle(batch), name=f"batch {self.durable.name}")
             self._running.add(task)
             task.add_done_callback(self._finished)
@@ -177,8 +186,8 @@ class Worker:
         return (
             delivery.verdict is not None
             or handler is None
-            or handler.isolated
-            or delivery.tries > self._config.max_deliver
+            or handler.options.isolated
+            or self._tries.exhausted(delivery)
         )
 
     # --- handling
@@ -189,7 +198,7 @@ class Worker:
         try:
             unhandled = await self._handle_all(batch)
         except Exception:  # a fault of this module's: not at once again, or it would spin
-            given_back_after = self._backoff.delay(1)
+            given_back_after = self._tries.default_delay(1)
             raise
         finally:
             keep = self._accepting and not given_back_after
@@ -236,8 +245,8 @@ class Worker:
     async def _handle_one(self, delivery: Delivery) -> Step:
         if delivery.verdict is not None:
             return await self._dead_letter(delivery, delivery.verdict)
-        if delivery.tries > self._config.max_deliver:
-            return await self._dead_letter(delivery, _too_often(delivery))
+        if self._tries.exhausted(delivery):
+            return await self._dead_letter(delivery, self._tries.too_often(delivery))
         if delivery.handler is None:
             return await self._unhandled(delivery)
         try:
@@ -257,22 +266,17 @@ class Worker:
     async def _failed(self, delivery: Delivery, error: Exception) -> Step:
         if await self._database_is_away(error):
             return Step.UNTRIED
-        if isinstance(error, self._config.unrecoverable):
-            return await self._dead_letter(delivery, Verdict("unrecoverable", error))
-        if delivery.tries >= self._config.max_deliver:
-            return await self._dead_letter(delivery, Verdict("max_deliver_exceeded", error))
-        await self._retry(delivery, error)
+        decision = self._tries.after(delivery, error)
+        if isinstance(decision, Verdict):
+            return await self._dead_letter(delivery, decision)
+        await self._retry(delivery, error, decision)
         return Step.AGAIN
 
-    async def _retry(self, delivery: Delivery, error: Exception) -> None:
-        delay = error.delay if isinstance(error, Retry) else None
-        if delay is None:
-            delay = self._backoff.delay(delivery.tries)
-        due = loop_time() + delay
-        self._hand.block(
-            delivery, due=due + FLOOR_EVERY, until=due + 2 * self._config.ack_wait + FLOOR_EVERY
-        )
-        await self._outcomes.failed(delivery, error, delay)
+    async def _retry(self, delivery: Delivery, error: Exception, again: Again) -> None:
+        due = loop_time() + again.delay
+        patience = 2 * self.durable.spec.ack_wait + FLOOR_EVERY
+        self._hand.block(delivery, due=due + FLOOR_EVERY, until=due + patience)
+        await self._outcomes.failed(delivery, error, again.delay)
 
     async def _dead_letter(self, delivery: Delivery, verdict: Verdict) -> Step:
         """Put an event aside for good. If that fails, it is delivered again and ends here."""
@@ -283,7 +287,7 @@ class Worker:
             logger.error("event %s could not be put aside: %s", delivery.key, error)
             if await self._database_is_away(error):
                 return Step.UNTRIED
-            await self._outcomes.nak(delivery, delay=self._backoff.delay(delivery.tries))
+            await self._outcomes.nak(delivery, delay=self._tries.default_delay(delivery.tries))
             return Step.AGAIN
 
     async def _unhandled(self, delivery: Delivery) -> Step:
@@ -319,7 +323,7 @@ class Worker:
 
     async def _keep_alive(self) -> None:
         """Tell the server about what is held long, look after blocks and the database."""
-        third = self._config.ack_wait / 3
+        third = self.durable.spec.ack_wait / 3
         pause = min(third / 2, DATABASE_PAUSE)
         while True:
             await asyncio.sleep(pause)
@@ -348,13 +352,3 @@ class Worker:
             if floor >= seq or give_up:
                 self._hand.unblock(resource)
         self._dispatch_soon()
-
-
-def _too_often(delivery: Delivery) -> Verdict:
-    return Verdict(
-        "max_deliver_exceeded",
-        RuntimeError(
-            f"delivered {delivery.tries} times and never finished; "
-            "the process may have died in its handler each time"
-        ),
-    )

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from .acks import AckPublisher, Outcome, Outgoing
-from .deliveries import Delivery, Verdict
+from .deliveries import Delivery
 from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import PublishRefusedError, PublishUnavailableError
+from .reading import Verdict
 
 LETTER_ID = "dlq:"  # how the id of a letter begins
 MAX_ERROR = 2048  # bytes of an error's text in a header, as escaped ASCII

@@ -17,18 +17,10 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from .clock import loop_time
-from .envelope import ReceivedEnvelope, message_key, parse
-from .errors import EnvelopeError, MalformedJSONError, PayloadError
+from .event import Event, Metadata
 from .inbox import Received
-from .registry import Consumers, Handler
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why a message goes to the dead letters; `reason` is one of the wire's."""
-
-    reason: str
-    error: Exception
+from .reading import Reader
+from .slots import Share, Slots
 
 
 class Delivery:
@@ -36,61 +28,57 @@ class Delivery:
 
     __slots__ = (
         "envelope",
+        "event",
         "handler",
         "headers",
         "key",
+        "metadata",
         "msg",
         "payload",
         "received",
         "resource",
+        "seconds",
         "seq",
         "touched",
         "tries",
         "verdict",
     )
 
-    def __init__(self, msg: Msg, consumers: Consumers, source: str | None) -> None:
+    def __init__(self, msg: Msg, reader: Reader) -> None:
         metadata = msg.metadata
         self.msg = msg
         self.seq: int = metadata.sequence.stream
         self.tries: int = metadata.num_delivered or 1
         self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
         self.touched = loop_time()  # when the server last heard that it is being worked on
-        self.envelope: ReceivedEnvelope | None = None
-        self.handler: Handler | None = None
-        self.payload: Any = None
-        self.verdict: Verdict | None = None
-        self._read(consumers, source)
-        self.key = message_key(self.headers, self.envelope, self.seq)
-        self.resource = self._resource()
+        self.event: Event[Any] | None = None  # once its handler was called
+        self.seconds: float | None = None  # in its handler, where somebody asks for it
+        self.metadata = Metadata(
+            subject=msg.subject,
+            stream=metadata.stream,
+            sequence=self.seq,
+            consumer=metadata.consumer,
+            deliveries=self.tries,
+            timestamp=metadata.timestamp,
+            headers=self.headers,
+        )
+        reading = reader.read(msg, self.headers, self.metadata)
+        self.key = reading.key
+        self.resource = reading.resource
+        self.envelope = reading.envelope
+        self.handler = reading.handler
+        self.payload: Any = reading.payload
+        self.verdict = reading.verdict
+        is_envelope = self.envelope is not None and bool(self.envelope.raw)
         self.received = Received(
             key=self.key,
             subject=msg.subject,
-            body=msg.data.decode() if self.envelope is not None else None,
+            body=msg.data.decode() if is_envelope else None,
             headers=self.headers,
             stream=metadata.stream,
             seq=self.seq,
             deliveries=self.tries,
         )
-
-    def _read(self, consumers: Consumers, source: str | None) -> None:
-        try:
-            self.envelope = parse(self.msg.data)
-            self.handler = consumers.find(self.envelope, source)
-            if self.handler is not None:
-                self.payload = self.handler.payload(self.envelope)
-        except MalformedJSONError as error:
-            self.verdict = Verdict("malformed_json", error)
-        except EnvelopeError as error:
-            self.verdict = Verdict("invalid_envelope", error)
-        except PayloadError as error:
-            self.verdict = Verdict("invalid_payload", error)
-
-    def _resource(self) -> str:
-        envelope = self.envelope
-        if envelope is None or not envelope.resource_id:
-            return f"seq:{self.seq}"
-        return f"{envelope.resource_type}:{envelope.resource_id}"
 
     @property
     def event_type(self) -> str:
@@ -112,7 +100,9 @@ _SEQ = attrgetter("seq")
 class Deliveries:
     """Messages in hand, by resource."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: Slots | None = None) -> None:
+        """`slots` keeps handlers to limits of their own, where there are such."""
+        self._slots = slots
         self._in_hand: dict[int, Delivery] = {}  # by stream sequence
         self._queues: dict[str, list[Delivery]] = {}
         self._turns: dict[str, None] = {}  # resources with work, in the order of their turn
@@ -125,7 +115,7 @@ class Deliveries:
         held = self._in_hand.get(delivery.seq)
         if held is not None:
             # Redelivered while it is here: the newer copy's acknowledgement is the one to give.
-            held.msg, held.tries = delivery.msg, delivery.tries
+            held.msg, held.tries, held.metadata = delivery.msg, delivery.tries, delivery.metadata
             return
         block = self._blocked.get(delivery.resource)
         if block is not None and delivery.seq == block.seq:
@@ -151,28 +141,41 @@ class Deliveries:
     def take(self, limit: int, *, alone: Callable[[Delivery], bool]) -> list[Delivery]:
         """Take up to `limit` messages, resource by resource; their resources are then busy.
 
-        A message that must run `alone` is a batch by itself.
+        A message that must run `alone` is a batch by itself. A resource whose next message finds
+        its handler at a limit is passed over, and the batch may be empty then.
         """
         batch: list[Delivery] = []
-        while self._turns and len(batch) < limit:
-            resource = next(iter(self._turns))
+        share = self._slots.share() if self._slots is not None else None
+        for resource in tuple(self._turns):
+            if len(batch) >= limit:
+                break
             queue = self._queues[resource]
-            taken = _together(queue, limit - len(batch), alone)
+            taken = _together(queue, limit - len(batch), alone, share)
             if not taken:
+                if share is not None and not (alone(queue[0]) and share.has_room(queue[0])):
+                    continue
                 if batch:
                     break
                 taken = queue[:1]
                 limit = 1
-            del self._turns[resource]
-            del queue[: len(taken)]
-            if not queue:
-                del self._queues[resource]
-            self._running.add(resource)
+            self._start(resource, len(taken))
             batch.extend(taken)
+        if self._slots is not None:
+            self._slots.begin(batch)
         return batch
+
+    def _start(self, resource: str, number: int) -> None:
+        queue = self._queues[resource]
+        del self._turns[resource]
+        del queue[:number]
+        if not queue:
+            del self._queues[resource]
+        self._running.add(resource)
 
     def finish(self, batch: list[Delivery], *, unhandled: Sequence[Delivery] = ()) -> None:
         """The resources of `batch` are free again; `unhandled` return to their places."""
+        if self._slots is not None:
+            self._slots.end(batch)
         for delivery in batch:
             self._in_hand.pop(delivery.seq, None)
             self._running.discard(delivery.resource)
@@ -234,6 +237,13 @@ class Deliveries:
 
 
 def _together(
-    queue: list[Delivery], limit: int, alone: Callable[[Delivery], bool]
+    queue: list[Delivery],
+    limit: int,
+    alone: Callable[[Delivery], bool],
+    share: Share | None,
 ) -> list[Delivery]:
-    return list(takewhile(lambda delivery: not alone(delivery), queue[:limit]))
+    if share is None:
+        return list(takewhile(lambda delivery: not alone(delivery), queue[:limit]))
+    return list(
+        takewhile(lambda delivery: not alone(delivery) and share.take(delivery), queue[:limit])
+    )

@@ -15,6 +15,7 @@ import logging
 from nats.js.api import ConsumerInfo
 
 from .config import BridgeConfig
+from .durable_spec import DurableSpec
 from .errors import (
     ApiError,
     ConsumerMissingError,
@@ -42,15 +43,21 @@ class Durables:
         self._api = api
         self._config = config
         self._problems: dict[str, str] = {}
+        self._unseen: dict[str, DurableSpec] = {}
 
     @property
     def problem(self) -> str | None:
         """What is wrong with the consumers asked for so far."""
         return "; ".join(self._problems.values()) or None
 
-    async def plan(self, source: str | None) -> list[str]:
-        """Say what `ensure` would change for `source`."""
-        wanted = self._wanted(source)
+    @property
+    def unseen(self) -> list[DurableSpec]:
+        """The durables that this user was not permitted to look at."""
+        return list(self._unseen.values())
+
+    async def plan(self, spec: DurableSpec) -> list[str]:
+        """Say what `ensure` would change for `spec`."""
+        wanted = self._wanted(spec)
         durable = wanted["durable_name"]
         try:
             info = await self._api.consumer(self._config.stream, durable)
@@ -63,35 +70,42 @@ class Durables:
         differences = consumer_differences(wanted, info["config"])
         return [f"update consumer {durable}: {', '.join(differences)}"] if differences else []
 
-    async def ensure(self, source: str | None) -> ConsumerInfo | None:
-        """Create or update the durable for `source`; raise `TopologyError` if that cannot be.
+    async def ensure(self, spec: DurableSpec) -> ConsumerInfo | None:
+        """Create or update the durable; raise `TopologyError` if that cannot be.
 
-        Returns None where this user may neither provision nor look: then it is bound unseen.
+        Returns None where this user may neither provision nor look: then it is bound unseen. It
+        may well be there, so its events are handled, and `problem` says what is not known.
         """
-        wanted = self._wanted(source)
+        wanted = self._wanted(spec)
         durable = wanted["durable_name"]
         try:
             info = await self._ensure(wanted)
         except TopologyError as error:
             self._problems[durable] = str(error)
             raise
+        except PermissionDeniedError as error:
+            if self._config.auto_provision:
+                raise
+            self._problems[durable] = f"consumer {durable} is bound unseen: {error}"
+            self._unseen[durable] = spec
+            return None
         self._problems.pop(durable, None)
-        return None if info is None else ConsumerInfo.from_response(copy.deepcopy(info))
+        self._unseen.pop(durable, None)
+        return _parsed(info)
 
-    async def ack_floor(self, source: str | None) -> int:
-        """The sequence up to which every message for `source` is acknowledged."""
-        durable = self._config.names.durable(source)
+    async def ack_floor(self, durable: str) -> int:
+        """The sequence up to which every message for `durable` is acknowledged."""
         info = await self._api.consumer(self._config.stream, durable)
         if info is None:
             raise ConsumerMissingError(f"consumer {durable} does not exist; run `topology ensure`")
         return int(info.get("ack_floor", {}).get("stream_seq", 0))
 
-    def _wanted(self, source: str | None) -> Json:
-        names = self._config.names
-        subject = names.subscribe(source or self._config.destination_app)
-        return new_consumer(self._config, durable=names.durable(source), subject=subject)
+    def _wanted(self, spec: DurableSpec) -> Json:
+        return new_consumer(
+            self._config, durable=spec.name, subject=spec.subject, ack_wait=spec.ack_wait
+        )
 
-    async def _ensure(self, wanted: Json) -> Json | None:
+    async def _ensure(self, wanted: Json) -> Json:
         if not self._config.auto_provision:
             return await self._verify(wanted)
         info = await self._look(wanted)
@@ -109,14 +123,10 @@ class Durables:
                 raise
             return await self._make_anew(wanted, differences, error)
 
-    async def _verify(self, wanted: Json) -> Json | None:
+    async def _verify(self, wanted: Json) -> Json:
         """Look without touching; a difference is only told."""
         durable = wanted["durable_name"]
-        try:
-            info = await self._look(wanted)
-        except PermissionDeniedError:
-            logger.info("consumer %s is bound unseen: looking is not permitted", durable)
-            return None
+        info = await self._look(wanted)
         if info is None:
             raise ConsumerMissingError(
                 f"consumer {durable} does not exist on stream {self._config.stream} and "
@@ -186,6 +196,11 @@ class Durables:
             stream = self._config.stream
             return StreamMissingError(f"stream {stream} does not exist; run `topology ensure`")
         return error
+
+
+def _parsed(info: Json) -> ConsumerInfo:
+    parsed: ConsumerInfo = ConsumerInfo.from_response(copy.deepcopy(info))
+    return parsed
 
 
 def _filters(config: Json) -> list[str]:

@@ -7,6 +7,8 @@
     ├── EnvelopeError               a message body that is not an envelope
     │   └── MalformedJSONError      ... because it is not JSON at all
     ├── PayloadError                a payload that does not fit the handler's model
+    ├── UpcastError                 a payload that its up-casters could not bring to this version
+    ├── FutureSchemaError           an event of a schema version that this service does not know
     ├── NatsConnectionError
     │   ├── NotConnectedError       nothing was sent
     │   ├── RequestTimeoutError     sent, and no answer in time
@@ -27,6 +29,7 @@
     └── HandlerError
         ├── Unrecoverable           raised by a handler: to the dead letters at once
         ├── Retry                   raised by a handler: again after a delay of its choice
+        ├── HandlerTimeoutError     a handler that took longer than its Timeout allows
         └── TransactionControlError a handler committed or rolled back the worker's transaction
 
 Leaves are named for the fault. Each message quotes the bad value and says what to do.
@@ -64,6 +67,14 @@ class MalformedJSONError(EnvelopeError):
 
 class PayloadError(BridgeError, ValueError):
     """An event's payload does not fit the model that its handler declares."""
+
+
+class UpcastError(BridgeError, ValueError):
+    """An up-caster failed, or none leads on from the event's schema version."""
+
+
+class FutureSchemaError(BridgeError, ValueError):
+    """An event's schema version is higher than any that this service knows."""
 
 
 class NatsConnectionError(BridgeError):
@@ -157,6 +168,10 @@ class Retry(HandlerError):  # noqa: N818 - reads as the sentence a handler says
     def __init__(self, message: str = "", *, delay: float | None = None) -> None:
         super().__init__(message or "the handler asked for another try")
         self.delay = delay
+
+
+class HandlerTimeoutError(HandlerError, TimeoutError):
+    """A handler took longer than its `Timeout` allows and was cancelled; it is tried again."""
 
 
 class TransactionControlError(HandlerError):

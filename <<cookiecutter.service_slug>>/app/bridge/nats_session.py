@@ -18,6 +18,7 @@ from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from .clock import loop_time
 from .errors import (
     NatsConnectionError,
     NoRespondersError,
@@ -30,8 +31,7 @@ from .nats_options import NatsOptions
 
 logger = logging.getLogger(__name__)
 
-_INFO = "$JS.API.INFO"
-_LOOPBACK = "publishing to an own inbox"
+_DENIAL_KEPT = 120.0  # seconds; a right that was granted shows only by no new refusal
 _DENIAL = re.compile(r'permissions violation for (?P<kind>\w+) to "(?P<subject>[^"]+)"', re.I)
 
 
@@ -51,6 +51,19 @@ class GuardedClient(Client):
                 )
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+
+    async def ping(self, limit: float) -> None:
+        """Return when the server we are connected to has answered; it needs no right for that.
+
+        Raises `TimeoutError` after `limit` seconds. The client's own `flush` and `rtt` cancel what
+        waits for a late answer, and that answer then ends the client's read loop.
+        """
+        answered = asyncio.get_running_loop().create_future()
+        deadline = loop_time() + limit
+        await bounded(self._send_ping(answered), limit)
+        await asyncio.wait({answered}, timeout=max(0.0, deadline - loop_time()))
+        if not answered.done():
+            raise TimeoutError(f"no answer to a ping within {limit:g} s")
 
     async def withdraw(self, subscription: Subscription) -> None:
         """Have the server send no more; what is on its way still reaches the subscription."""
@@ -95,8 +108,9 @@ class Session:
         self._on_change = on_change
         self._attempt = 0
         self._violations = 0
-        self._loopback = ""
-        self._denied: dict[str, str] = {}
+        # The rights that the server said are missing, in lower case as it says them; and until
+        # when that counts.
+        self._denied: dict[str, float] = {}
         self._waiting: dict[str, set[asyncio.Future[NatsConnectionError]]] = {}
 
     async def open(self, *, name: str) -> None:
@@ -150,6 +164,8 @@ class Session:
         try:
             await asyncio.wait(either, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
             if failure.done():
+                if denial := self.denial(subject):  # as it is written, and has to be granted
+                    raise PermissionDeniedError(denial)
                 raise failure.result()
             if not reply.done():
                 raise RequestTimeoutError(f"no answer on {subject} within {limit:g} s")
@@ -162,29 +178,40 @@ class Session:
                 del self._waiting[subject.lower()]
 
     def denial(self, subject: str) -> str | None:
-        """What the server said when it refused `subject` to this client, if it did."""
-        return self.inbox_denied or self._denied.get(subject.lower())
+        """What the server said lately when it refused `subject` to this client, if it did.
+
+        All acknowledgements of a durable count as one, `$JS.ACK.{stream}.{durable}.>`.
+        """
+        if self.inbox_denied is not None:
+            return self.inbox_denied
+        if loop_time() < self._denied.get(subject.lower(), 0.0):
+            return self._not_permitted(subject)
+        return None
+
+    async def ping(self, limit: float) -> None:
+        """Return when the server has answered; raise `NatsConnectionError` if it does not."""
+        try:
+            await self.client.ping(limit)
+        except TimeoutError as error:
+            raise RequestTimeoutError(f"no answer to a ping within {limit:g} s") from error
+        except Exception as error:  # nats-py has no transport, or half of one
+            why = self._options.describe(error)
+            raise NotConnectedError(f"the connection is gone: {why}") from error
 
     async def shows_life(self) -> bool:
         """Say whether the server still answers this client.
 
-        The question goes to an inbox of our own on which nobody listens: the server we are
-        connected to answers it itself, without JetStream, so that neither a missing permission nor
-        an absent JetStream leader looks like a dead connection. A refusal is an answer as well, and
-        so is any message that came meanwhile. Where the question is refused it is not asked
-        again, since each refusal is a line in the server's log: then JetStream is asked, and
-        where that is refused too it is left to the pings of nats-py (45 s).
+        The connected server answers a ping itself, without JetStream and without a right of ours,
+        so that neither a missing permission nor an absent leader looks like a dead connection.
+        Anything else that came meanwhile is a sign of life as well.
         """
-        if self.inbox_denied is not None:
-            return True
         heard = self._heard
-        if _LOOPBACK not in self._denied:
-            alive = await self._inbox_probe()
-        elif _INFO.lower() not in self._denied:
-            alive = await self._jetstream_probe()
-        else:
-            return True
-        return alive or self._heard != heard
+        try:
+            await self.ping(self._timing.probe_timeout)
+        except NatsConnectionError as error:
+            logger.debug("no sign of life from NATS: %s", error)
+            return self._heard != heard
+        return True
 
     async def discard(self, limit: float) -> None:
         """Close the client within `limit` seconds, and cut its socket in any case."""
@@ -199,32 +226,6 @@ class Session:
     def _heard(self) -> tuple[int, int]:
         return self.client.stats["in_msgs"], self._violations
 
-    async def _inbox_probe(self) -> bool:
-        subject = self.client.new_inbox()
-        limit = self._timing.probe_timeout
-        self._loopback = subject.lower()
-        asking = self.client.request(subject, b"", timeout=limit, old_style=True)
-        try:
-            await bounded(asking, limit)
-        except nats.errors.NoRespondersError:
-            return True
-        except Exception as error:
-            logger.debug("no sign of life from NATS: %s", self._options.describe(error))
-        if denial := self._denied.pop(self._loopback, None):
-            self._denied[_LOOPBACK] = denial
-            return True
-        return False
-
-    async def _jetstream_probe(self) -> bool:
-        try:
-            await self.request(_INFO, b"", limit=self._timing.probe_timeout)
-        except (NoRespondersError, PermissionDeniedError):
-            return True
-        except NatsConnectionError as error:
-            logger.debug("no sign of life from NATS: %s", error)
-            return False
-        return True
-
     def _choose_server(
         self, servers: list[Server], info: dict[str, Any]
     ) -> tuple[Server | None, float]:
@@ -236,8 +237,6 @@ class Session:
     async def _on_error(self, error: Exception) -> None:
         if denial := _DENIAL.search(str(error)):
             self._note_denial(denial["kind"].lower(), denial["subject"].lower())
-            if denial["subject"].lower() == self._loopback:
-                return  # asked for by our own probe, and an answer to it
         text = self._options.describe(error)
         # What happens while connecting is reported by whoever decides about the next try.
         new = self.client.is_connected and text != self.reason
@@ -271,11 +270,8 @@ class Session:
     def _note_denial(self, kind: str, subject: str) -> None:
         self._violations += 1
         if kind == "publish":
-            text = (
-                f"NATS does not permit this user to publish on {subject} (in lower case); grant it"
-            )
-            self._denied[subject] = self._options.mask(text)
-            self._fail((subject,), PermissionDeniedError(self._denied[subject]))
+            self._denied[_right(subject)] = loop_time() + _DENIAL_KEPT
+            self._fail((subject,), PermissionDeniedError(self._not_permitted(subject)))
         elif subject.startswith(self._inbox_prefix.lower() + "."):
             self.inbox_denied = (
                 f"NATS does not permit this user to subscribe to {self._inbox_prefix}.>, "
@@ -284,12 +280,22 @@ class Session:
             self._fail(tuple(self._waiting), PermissionDeniedError(self.inbox_denied))
             self._changed()
 
+    def _not_permitted(self, subject: str) -> str:
+        text = f"NATS does not permit this user to publish on {subject}; grant it"
+        return self._options.mask(text)
+
     def _fail(self, subjects: tuple[str, ...], error: NatsConnectionError) -> None:
         """End the requests on `subjects` (in lower case) that still wait."""
         for subject in subjects:
             for future in self._waiting.get(subject, ()):
                 if not future.done():
                     future.set_result(error)
+
+
+def _right(subject: str) -> str:
+    """What has to be granted for `subject`: each acknowledgement has a subject of its own."""
+    tokens = subject.split(".")
+    return ".".join([*tokens[:4], ">"]) if subject.startswith("$js.ack.") else subject
 
 
 def _result(reply: asyncio.Task[Msg], subject: str, limit: float) -> Msg:

@@ -17,9 +17,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from .batch import Handled
 from .dead_letters import DeadLetters, error_text
-from .deliveries import Delivery, Verdict
+from .deliveries import Delivery
 from .errors import PublishRefusedError
 from .inbox import Inbox, InboxStatus
+from .middleware.chain import Middlewares
+from .middleware.ended import Ended, Outcome
+from .middleware.logs import Logging
+from .reading import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +41,7 @@ class Outcomes:
         *,
         durable: str,
         use_inbox: bool,
+        middlewares: Middlewares,
     ) -> None:
         """`inbox` also parks events when there are no `dead_letters`."""
         self._sessions = sessions
@@ -44,14 +49,14 @@ class Outcomes:
         self._dead_letters = dead_letters
         self._durable = durable
         self._use_inbox = use_inbox
+        self._middlewares = middlewares
 
     async def handled(self, handled: Handled) -> None:
         """The transaction is committed: acknowledge what it did and what it knew already."""
-        if logger.isEnabledFor(logging.INFO):
-            for delivery in handled.processed:
-                logger.info("event processed", extra=_fields(delivery, "processed"))
-            for delivery in handled.duplicates:
-                logger.info("event known already", extra=_fields(delivery, "duplicate"))
+        for delivery in handled.processed:
+            self._tell(delivery, "processed", logging.INFO, "event processed")
+        for delivery in handled.duplicates:
+            self._tell(delivery, "duplicate", logging.INFO, "event known already")
         deliveries = [*handled.processed, *handled.duplicates]
         if self._use_inbox:
             for delivery in deliveries:
@@ -61,13 +66,18 @@ class Outcomes:
 
     async def ignored(self, delivery: Delivery) -> None:
         """No handler wants this event, and that is fine."""
-        logger.info("event has no handler here", extra=_fields(delivery, "ignored"))
+        self._tell(delivery, "ignored", logging.INFO, "event has no handler here")
         await self._ack(delivery)
 
     async def failed(self, delivery: Delivery, error: Exception, delay: float) -> None:
         """The event is tried again in `delay` seconds."""
-        logger.warning(
-            "event failed, again in %.1f s: %r", delay, error, extra=_fields(delivery, "retried")
+        self._tell(
+            delivery,
+            "retried",
+            logging.WARNING,
+            f"event failed, again in {delay:.1f} s: {error!r}",
+            error=error,
+            delay=delay,
         )
         await self.nak(delivery, delay=delay)
         if self._use_inbox:
@@ -82,8 +92,7 @@ class Outcomes:
 
         Raises when that fails; then nothing was acknowledged.
         """
-        if self._use_inbox and await self._is_processed(delivery):
-            await self._ack(delivery)  # it had taken effect; only its acknowledgement was lost
+        if await self._was_processed(delivery):
             return
         error = error_text(verdict.error)
         if self._dead_letters is None:
@@ -99,11 +108,12 @@ class Outcomes:
         # duplicate, and nothing would be left of the event.
         if self._use_inbox:
             await self._record(delivery, InboxStatus.DEAD_LETTERED, error)
-        logger.error(
-            "event dead-lettered (%s): %s",
-            verdict.reason,
-            error,
-            extra=_fields(delivery, "dead_lettered"),
+        self._tell(
+            delivery,
+            "dead_lettered",
+            logging.ERROR,
+            f"event dead-lettered ({verdict.reason}): {error}",
+            error=verdict.error,
         )
         await self._ack(delivery)
 
@@ -115,14 +125,49 @@ class Outcomes:
         if not parked:
             await self._ack(delivery)
             return
-        logger.error(
-            "event parked in the inbox table: %s", text, extra=_fields(delivery, "dead_lettered")
+        self._tell(
+            delivery,
+            "dead_lettered",
+            logging.ERROR,
+            f"event parked in the inbox table: {text}",
+            error=verdict.error,
         )
         await self._answer(delivery.msg.term(), delivery, "terminated")
 
-    async def _is_processed(self, delivery: Delivery) -> bool:
+    async def _was_processed(self, delivery: Delivery) -> bool:
+        """It had taken effect, and only its acknowledgement was lost; this is another one."""
+        if not self._use_inbox:
+            return False
         async with self._sessions() as session:
-            return await self._inbox.is_processed(session, delivery.key)
+            processed = await self._inbox.is_processed(session, delivery.key)
+        if processed:
+            await self._ack(delivery)
+        return processed
+
+    def _tell(
+        self,
+        delivery: Delivery,
+        outcome: Outcome,
+        level: int,
+        line: str,
+        *,
+        error: Exception | None = None,
+        delay: float | None = None,
+    ) -> None:
+        """Say how a delivery ended, now that it is settled: in the log, and to the observers."""
+        observers = self._middlewares.observers(delivery.handler)
+        if not observers:
+            if logger.isEnabledFor(level):
+                logger.log(level, "%s", line, extra=_fields(delivery, outcome))
+            return
+        if not any(isinstance(observer, Logging) for observer in observers):
+            logger.log(level, "%s", line, extra=_fields(delivery, outcome))
+        end = _ended(delivery, outcome, error, delay)
+        for observer in observers:
+            try:
+                observer.ended(end)
+            except Exception:  # an observer's own fault is no fault of the event
+                logger.exception("%r failed over event %s", observer, delivery.key)
 
     async def _record(
         self, delivery: Delivery, status: InboxStatus, error: str, *, body: bytes | None = None
@@ -170,3 +215,23 @@ def _fields(delivery: Delivery, outcome: str) -> dict[str, object]:
         "deliveries": delivery.tries,
         "outcome": outcome,
     }
+
+
+def _ended(
+    delivery: Delivery, outcome: Outcome, error: Exception | None, delay: float | None
+) -> Ended:
+    envelope, handler = delivery.envelope, delivery.handler
+    return Ended(
+        outcome=outcome,
+        event_id=delivery.key,
+        event_type=delivery.event_type,
+        pattern=handler.pattern_of(envelope) if envelope and handler else "other",
+        resource=delivery.resource,
+        trace_id=envelope.trace_id if envelope is not None else None,
+        deliveries=delivery.tries,
+        occurred_at=envelope.occurred_at if envelope is not None else None,
+        event=delivery.event,
+        seconds=delivery.seconds,
+        error=error,
+        delay=delay,
+    )

@@ -1,185 +1,269 @@
-"""Which handler gets which event, decided when the service starts and not when one arrives."""
+"""Which handler gets which event, decided when the service starts and not when one arrives.
+
+An event has one handler. What belongs to a durable is the same for all handlers of its source.
+"""
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from sqlalchemy.ext.asyncio import AsyncSession as SQLAlchemySession
-
+from .config import BridgeConfig
+from .durable_spec import DEAD_LETTERS, DurableSpec, durable_spec
 from .envelope import ReceivedEnvelope
-from .errors import PayloadError, RegistrationError
-from .event import Event
-from .publisher import Publisher
+from .errors import RegistrationError
+from .handlers import (
+    Handler,
+    HandlerFunction,
+    checked_patterns,
+    checked_retry,
+    event_handler,
+    letter_handler,
+    matches,
+    options,
+    overlap,
+)
+from .middleware.chain import Middlewares, Part
+from .retry import RetryStrategy
 from .subjects import validate_app
+from .upcasts import Steps, UpcastFunction, Upcasts
 
-HandlerFunction = Callable[..., Awaitable[None]]
 H = TypeVar("H", bound=HandlerFunction)
-
-_RULE = "write an exact type like 'customer.created', a prefix like 'customer.*', or '*'"
-
-
-@dataclass(frozen=True)
-class Handler:
-    """One registered function, with what it wants and how it runs."""
-
-    function: HandlerFunction
-    pattern: str
-    source: str | None  # None: the default destination
-    isolated: bool
-    payload_type: Any
-    wants: tuple[tuple[str, type], ...]  # parameter name, and what to pass for it
-
-    @property
-    def name(self) -> str:
-        return f"{self.function.__module__}.{self.function.__qualname__}"
-
-    @property
-    def place(self) -> str:
-        """File and line, for a person who has to find it."""
-        code = inspect.unwrap(self.function).__code__
-        return f"{self.name} ({code.co_filename}:{code.co_firstlineno})"
-
-    @cached_property
-    def _adapter(self) -> TypeAdapter[Any]:
-        return TypeAdapter(self.payload_type)
-
-    def payload(self, envelope: ReceivedEnvelope) -> Any:
-        """Return the payload as the handler wants it; raise `PayloadError` if it does not fit."""
-        try:
-            return self._adapter.validate_python(envelope.payload)
-        except ValidationError as error:
-            # Never the values: they may be personal, and this text is logged and stored.
-            faults = "; ".join(
-                f"{'.'.join(map(str, fault['loc'])) or 'payload'}: {fault['msg']}"
-                for fault in error.errors(include_url=False, include_input=False)[:5]
-            )
-            raise PayloadError(
-                f"the payload of {envelope.type!r} does not fit {self.name}: {faults}"
-            ) from None
+U = TypeVar("U", bound=UpcastFunction)
 
 
 class Consumers:
     """The handlers of a service, by source and event type."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, retry: RetryStrategy | None = None) -> None:
+        """`retry` takes the place of the setting BACKOFF for every handler registered here."""
+        self.retry = checked_retry(retry)
+        self.middlewares = Middlewares()
+        self._upcasts = Upcasts()
         self._handlers: list[Handler] = []
+        self._exact: dict[tuple[str | None, str], Handler] = {}
 
     def on(
-        self, event_type: str, *, source: str | None = None, isolated: bool = False
+        self,
+        *event_types: str,
+        source: str | None = None,
+        isolated: bool = False,
+        batch_size: int | None = None,
+        concurrency: int | None = None,
+        max_deliver: int | None = None,
+        retry: RetryStrategy | None = None,
+        schema_version: int | None = None,
+        middlewares: Sequence[Part] = (),
+        durable: str | None = None,
+        ack_wait: str | float | None = None,
     ) -> Callable[[H], H]:
-        """Register the decorated coroutine function for `event_type`.
+        """Register the decorated coroutine function for `event_types`.
 
-        `event_type` is exact (`customer.created`), a prefix (`customer.*`), or `*`. `source` is
-        a service other than the default destination; it gets a durable of its own. `isolated`
-        gives every event a transaction of its own: for a handler that calls another system.
+        Each type is exact (`customer.created`), a prefix (`customer.*`), or `*`. `source` is a
+        service other than the default destination; it gets a durable of its own.
+
+        `isolated` gives every event a transaction of its own: for a handler that calls another
+        system. `batch_size` and `concurrency` are upper limits for this handler, within the
+        worker's: how many of its events share a transaction, and how many transactions with its
+        events run at a time in one process. `max_deliver` and `retry` take the place of the
+        settings MAX_DELIVER and BACKOFF. `schema_version` is the highest one that it reads.
+        `durable` and `ack_wait` belong to the durable consumer, which all handlers of a source
+        share: one may name them for all.
 
         The function takes what it needs by annotation: `Event[Model]` or `Event[dict]`,
-        `AsyncSession`, `Publisher`, `logging.Logger`. Raises `RegistrationError` when it asks
-        for something else, or when another handler would get some of the same events.
+        `AsyncSession`, `Publisher`, `logging.Logger` or structlog's `BoundLogger`. Raises
+        `RegistrationError` when it asks for something else, when another handler would get some
+        of the same events, or when an option cannot be honoured.
         """
-        _check_pattern(event_type)
+        patterns = checked_patterns(event_types)
         if source is not None:
             validate_app("source", source)
+        how = options(
+            isolated=isolated,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            max_deliver=max_deliver,
+            retry=retry,
+            durable=durable,
+            ack_wait=ack_wait,
+            schema_version=schema_version,
+            middlewares=tuple(middlewares),
+        )
 
         def register(function: H) -> H:
-            self._add(_handler(function, event_type, source, isolated))
+            self._add(event_handler(function, patterns, source, how))
             return function
 
         return register
 
+    def on_dead_letter(
+        self,
+        *,
+        isolated: bool = False,
+        batch_size: int | None = None,
+        concurrency: int | None = None,
+        max_deliver: int | None = None,
+        retry: RetryStrategy | None = None,
+        middlewares: Sequence[Part] = (),
+        durable: str | None = None,
+        ack_wait: str | float | None = None,
+    ) -> Callable[[H], H]:
+        """Register the decorated coroutine function for this service's own dead letters.
+
+        It asks for the `DeadLetter` by type, and for what other handlers may ask for. A letter
+        that it has handled is acknowledged, and on a work queue gone with that. One that it
+        fails for good stays in the stream, is logged as an error, and is not handed to it again.
+        """
+        how = options(
+            isolated=isolated,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            max_deliver=max_deliver,
+            retry=retry,
+            durable=durable,
+            ack_wait=ack_wait,
+            schema_version=None,
+            middlewares=tuple(middlewares),
+        )
+
+        def register(function: H) -> H:
+            self._add(letter_handler(function, DEAD_LETTERS, how))
+            return function
+
+        return register
+
+    def use(self, *parts: Part) -> None:
+        """Wrap every handler in these middlewares; the first one ever added is the outermost.
+
+        An observer, which is told how each event ended, is added the same way.
+        """
+        self.middlewares.use(*parts)
+
+    def upcast(
+        self, event_type: str, *, from_version: int, source: str | None = None
+    ) -> Callable[[U], U]:
+        """Register the decorated function to bring a payload from `from_version` to the next.
+
+        `event_type` is exact. The function gets the payload as a `dict` of its own and returns
+        the new one, before it is validated. Raises `RegistrationError`, naming both places, when
+        a step is there already or leaves a gap.
+        """
+        return self._upcasts.upcast(event_type, from_version=from_version, source=source)
+
+    # --- adding
+
     def _add(self, new: Handler) -> None:
-        for old in self._handlers:
-            if old.source == new.source and _overlap(old.pattern, new.pattern):
-                raise RegistrationError(
-                    f"{new.place} is registered for {new.pattern!r}, and {old.place} for "
-                    f"{old.pattern!r} already: an event has one handler; merge them, or narrow one"
-                )
+        for old in self._of(new.source):
+            _refuse_overlap(old, new)
+            for name in ("durable", "ack_wait"):
+                _refuse_disagreement(name, old, new)
         self._handlers.append(new)
+        for pattern in new.patterns:
+            self._exact[new.source, pattern] = new
+
+    def _of(self, source: str | None) -> Iterator[Handler]:
+        return (handler for handler in self._handlers if handler.source == source)
+
+    # --- asking
+
+    def __iter__(self) -> Iterator[Handler]:
+        return iter(self._handlers)
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The services other than the default destination that handlers listen to."""
-        return tuple(sorted({h.source for h in self._handlers if h.source is not None}))
+        named = {h.source for h in self._handlers if h.source not in (None, DEAD_LETTERS)}
+        return tuple(sorted(source for source in named if source is not None))
+
+    @property
+    def on_letters(self) -> Handler | None:
+        """The handler of dead letters."""
+        return next(self._of(DEAD_LETTERS), None)
 
     def find(self, envelope: ReceivedEnvelope, source: str | None) -> Handler | None:
         """Return the handler of an event from `source`, however its type is spelled."""
-        for handler in self._handlers:
-            if handler.source == source and (
-                _matches(handler.pattern, envelope.type)
-                or _matches(handler.pattern, envelope.event_type)
-            ):
-                return handler
+        for event_type in dict.fromkeys((envelope.type, envelope.event_type)):
+            exact = self._exact.get((source, event_type))
+            if exact is not None:
+                return exact
+            for handler in self._of(source):
+                if any(matches(pattern, event_type) for pattern in handler.patterns):
+                    return handler
         return None
 
+    def steps(self, source: str | None) -> dict[str, Steps]:
+        """The up-casters for events of `source`, by type."""
+        return self._upcasts.of(source)
 
-def _check_pattern(pattern: str) -> None:
-    prefix = pattern[:-2] if pattern.endswith(".*") else pattern
-    if pattern != "*" and (not prefix or "*" in prefix or prefix != prefix.strip()):
-        raise RegistrationError(f"event type {pattern!r} is no pattern; {_RULE}")
+    def limited(self, source: str | None) -> bool:
+        """Whether a handler of `source` has limits of its own."""
+        return any(handler.options.limited for handler in self._of(source))
+
+    def durables(self, config: BridgeConfig) -> tuple[DurableSpec, ...]:
+        """Return the durables that these handlers need; raise `RegistrationError` if two clash.
+
+        There is one for the default destination whether or not a handler listens to it: its
+        events have to go somewhere.
+        """
+        sources = [None, *self.sources]
+        if self.on_letters is not None and config.use_dlq:
+            sources.append(DEAD_LETTERS)
+        specs: dict[str, DurableSpec] = {}
+        for source in sources:
+            spec = self._durable(config, source)
+            other = specs.setdefault(spec.name, spec)
+            if other is not spec:
+                raise RegistrationError(
+                    f"durable {spec.name!r} is to read {other.subject} and {spec.subject}, and a "
+                    "durable reads one; name another for one of them"
+                )
+        return tuple(specs.values())
+
+    def _durable(self, config: BridgeConfig, source: str | None) -> DurableSpec:
+        if source == config.destination_app:
+            [place, *_] = [handler.place for handler in self._of(source)]
+            raise RegistrationError(
+                f"{place} has source={source!r}, which is DESTINATION_APP: its events come without "
+                "a source; leave it out"
+            )
+        name, ack_wait = None, None
+        for handler in self._of(source):
+            name = name or handler.options.durable
+            ack_wait = ack_wait or handler.options.ack_wait
+        return durable_spec(config, source, name=name, ack_wait=ack_wait)
+
+    def check(self) -> None:
+        """Raise `RegistrationError` where a handler and the up-casters disagree on a version.
+
+        Called when a bridge is made, since only then is everything registered.
+        """
+        for handler in self._handlers:
+            version = handler.options.schema_version
+            for event_type, steps in self.steps(handler.source).items():
+                fits = any(matches(pattern, event_type) for pattern in handler.patterns)
+                if fits and version is not None and version != steps.target:
+                    raise RegistrationError(
+                        f"{handler.place} reads schema version {version} of {event_type!r}, and "
+                        f"the last up-caster, {steps.last.place}, leads to {steps.target}; "
+                        "make them agree"
+                    )
 
 
-def _matches(pattern: str, event_type: str) -> bool:
-    if pattern == "*":
-        return True
-    if pattern.endswith(".*"):
-        return event_type.startswith(pattern[:-1])
-    return pattern == event_type
+def _refuse_overlap(old: Handler, new: Handler) -> None:
+    for pattern in new.patterns:
+        for other in old.patterns:
+            if overlap(other, pattern):
+                raise RegistrationError(
+                    f"{new.place} is registered for {pattern!r}, and {old.place} for "
+                    f"{other!r} already: an event has one handler; merge them, or narrow one"
+                )
 
 
-def _overlap(left: str, right: str) -> bool:
-    """Two prefixes overlap when one contains the other, so one test each way is enough."""
-    return _matches(left, right) or _matches(right, left)
-
-
-def _handler(
-    function: HandlerFunction, pattern: str, source: str | None, isolated: bool
-) -> Handler:
-    name = getattr(function, "__qualname__", repr(function))
-    if not inspect.iscoroutinefunction(function):
-        raise RegistrationError(f"{name} is not a coroutine function; write `async def`")
-    hints = get_type_hints(function)
-    payload_type: Any = dict[str, Any]
-    wants: list[tuple[str, type]] = []
-    for parameter in inspect.signature(function).parameters:
-        hint = hints.get(parameter)
-        if hint is Event or get_origin(hint) is Event:
-            payload_type = _payload_type(name, hint)
-            wants.append((parameter, Event))
-        else:
-            wants.append((parameter, _dependency(name, parameter, hint)))
-    if Event not in (kind for _, kind in wants):
-        raise RegistrationError(f"{name} takes no event; give it a parameter `event: Event[...]`")
-    return Handler(function, pattern, source, isolated, payload_type, tuple(wants))
-
-
-def _payload_type(name: str, hint: Any) -> Any:
-    arguments = get_args(hint)
-    if not arguments or arguments[0] is dict:
-        return dict[str, Any]
-    payload_type = arguments[0]
-    is_model = isinstance(payload_type, type) and issubclass(payload_type, BaseModel)
-    if not is_model and get_origin(payload_type) is not dict:
+def _refuse_disagreement(name: str, old: Handler, new: Handler) -> None:
+    """Both belong to the durable, and a source has only one: its events share a subject."""
+    ours, theirs = getattr(new.options, name), getattr(old.options, name)
+    if ours is not None and theirs is not None and ours != theirs:
         raise RegistrationError(
-            f"{name} wants Event[{payload_type!r}]; the payload is a Pydantic model or a dict"
+            f"{new.place} says {name}={ours!r}, and {old.place} says {name}={theirs!r}: all events "
+            "of a source come through one durable; say it once, or say the same"
         )
-    return payload_type
-
-
-def _dependency(name: str, parameter: str, hint: Any) -> type:
-    if isinstance(hint, type):
-        if issubclass(hint, SQLAlchemySession):
-            return SQLAlchemySession
-        if issubclass(hint, Publisher):
-            return Publisher
-        if issubclass(hint, logging.Logger):
-            return logging.Logger
-    raise RegistrationError(
-        f"{name} has a parameter {parameter!r} of type {hint!r}; annotate it as Event[...], "
-        "AsyncSession, Publisher or logging.Logger"
-    )

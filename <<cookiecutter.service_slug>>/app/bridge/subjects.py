@@ -140,6 +140,17 @@ class Names:
         validate_app("source", source)
         return _validate_name("consumer name", f"{workers}-{source}")
 
+    @property
+    def dead_letter_durable(self) -> str:
+        """The durable for this service's own dead letters; no source can be called so."""
+        name = f"{self.env}-{self.app}-workers-{DEAD_LETTER_TOKEN}"
+        return _validate_name("consumer name", name)
+
+
+def validate_durable(value: str) -> str:
+    """Return `value` if a durable consumer may be called so."""
+    return _validate_name("durable", value)
+
 
 def _validate_name(name: str, value: str) -> str:
     """Return `value` if a stream or consumer may be called so."""

@@ -17,6 +17,7 @@ from nats.js.api import ConsumerInfo
 
 from .clock import loop_time
 from .config import BridgeConfig
+from .durable_spec import DurableSpec, durable_spec
 from .durables import Durables
 from .errors import ApiError, PermissionDeniedError
 from .stream_api import (
@@ -41,8 +42,8 @@ _RACES = (STREAM_NAME_IN_USE, STREAM_NOT_FOUND, SUBJECTS_OVERLAP)
 class Topology:
     """Plans and makes the stream and the durable consumers of one service.
 
-    `sources` are further services whose events it reads; `consume` says whether this process
-    reads events at all. `problem` is what keeps the service from being ready, or None.
+    `durables` are those that this process reads from; none where it reads no events at all.
+    `problem` is what keeps the service from being ready, or None.
     """
 
     def __init__(
@@ -50,19 +51,18 @@ class Topology:
         connection: Requests,
         config: BridgeConfig,
         *,
-        sources: Sequence[str] = (),
-        consume: bool,
+        durables: Sequence[DurableSpec] = (),
         settle_limit: float = _SETTLE_LIMIT,
     ) -> None:
         self._api = StreamApi(connection)
         self._config = config
-        self._sources: list[str | None] = [None, *sources] if consume else []
+        self._specs = {spec.source: spec for spec in durables}
         self._durables = Durables(self._api, config)
         self._settle_limit = settle_limit
         self._lock = asyncio.Lock()
         self._reported: set[str] = set()
         self._problem: str | None = f"stream {config.stream} was not looked at yet"
-        self.needed = self._needed_subjects(sources)
+        self.needed = self._needed_subjects()
 
     @property
     def problem(self) -> str | None:
@@ -76,8 +76,8 @@ class Topology:
         """
         plan, _ = await self._read(_checked(extra_subjects))
         changes = [*plan.changes]
-        for source in self._sources:
-            changes += await self._durables.plan(source)
+        for spec in self._specs.values():
+            changes += await self._durables.plan(spec)
         return replace(plan, changes=tuple(changes))
 
     async def ensure(self, *, extra_subjects: Iterable[str] = ()) -> Plan:
@@ -104,10 +104,10 @@ class Topology:
 
         It is created, or updated in place where it differs; one that is as it should be is not
         touched. Raises `TopologyError` by its reason, `NatsConnectionError` when NATS does not
-        answer. None: this user may not look, the durable has to be bound unseen.
+        answer. None: this user may not look, so the durable is bound unseen and `problem` says so.
         """
         async with self._lock:
-            return await self._durables.ensure(source)
+            return await self._durables.ensure(self._spec(source))
 
     async def subjects(self) -> list[str]:
         """Return the subjects that the stream has now; none where there is no stream."""
@@ -116,24 +116,25 @@ class Topology:
 
     async def ack_floor(self, source: str | None = None) -> int:
         """The stream sequence up to which the durable for `source` has seen every ack."""
-        return await self._durables.ack_floor(source)
+        return await self._durables.ack_floor(self._spec(source).name)
 
-    def _needed_subjects(self, sources: Sequence[str]) -> tuple[str, ...]:
+    def _spec(self, source: str | None) -> DurableSpec:
+        return self._specs.get(source) or durable_spec(self._config, source)
+
+    def _needed_subjects(self) -> tuple[str, ...]:
         config = self._config
         subjects = [
             config.names.publish(config.destination_app),
             config.names.subscribe(config.destination_app),
             *([config.names.dead_letter] if config.use_dlq else []),
-            *(config.names.subscribe(source) for source in sources),
+            *(spec.subject for spec in self._specs.values()),
         ]
         return tuple(dict.fromkeys(subjects))
 
     async def _read(self, extra: Sequence[str]) -> tuple[Plan, Json | None]:
         stream = await self._api.stream(self._config.stream)
         subjects = list(dict.fromkeys([*self.needed, *extra]))
-        found = await asyncio.gather(*(self._api.streams_with(subject) for subject in subjects))
-        owners = dict(zip(subjects, found, strict=True))
-        return self._compare(stream, extra, owners), stream
+        return self._compare(stream, extra, await self._owners(subjects)), stream
 
     def _compare(
         self, stream: Json | None, extra: Sequence[str], owners: Mapping[str, Sequence[str]]
@@ -181,17 +182,15 @@ class Topology:
         return plan.changes
 
     async def _verify(self, extra: Sequence[str]) -> Plan:
-        """Look without touching. What this user may not even look at is taken for granted."""
+        """Look without touching, and ask for no more than the user of such a service may."""
         try:
-            plan, stream = await self._read(extra)
-        except PermissionDeniedError:
-            try:
-                stream = await self._api.stream(self._config.stream)
-            except PermissionDeniedError as error:
-                logger.info("stream %s cannot be checked: %s", self._config.stream, error)
-                self._note_problem(None)
-                return Plan(stream=self._config.stream)
-            plan = self._compare(stream, extra, {})
+            stream = await self._api.stream(self._config.stream)
+        except PermissionDeniedError as error:
+            self._note_problem(f"stream {self._config.stream} cannot be looked at: {error}")
+            return Plan(stream=self._config.stream)
+        plan = self._compare(stream, extra, {})
+        if plan.add:
+            plan = self._compare(stream, extra, await self._owners_if_permitted(plan.add))
         self._report(plan, stream)
         missing = ", ".join(subject for subject in plan.add if subject in self.needed)
         if missing:
@@ -200,7 +199,20 @@ class Topology:
             self._note_problem(
                 f"{what}, and AUTO_PROVISION is false; provision it with subjects {missing}"
             )
+        for spec in self._durables.unseen:
+            await self._durables.ensure(spec)
         return plan
+
+    async def _owners_if_permitted(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        """Who has what our stream lacks; whoever provisions it will be told in any case."""
+        try:
+            return await self._owners(subjects)
+        except PermissionDeniedError:
+            return {}
+
+    async def _owners(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        found = await asyncio.gather(*(self._api.streams_with(subject) for subject in subjects))
+        return dict(zip(subjects, found, strict=True))
 
     def _report(self, plan: Plan, stream: Json | None) -> None:
         for text in (*plan.differences, *map(str, plan.conflicts)):

@@ -162,7 +162,7 @@ def stream_fault(config: BridgeConfig, stream: Json) -> str | None:
     return None
 
 
-def new_consumer(config: BridgeConfig, *, durable: str, subject: str) -> Json:
+def new_consumer(config: BridgeConfig, *, durable: str, subject: str, ack_wait: float) -> Json:
     """The configuration of a durable consumer of this service.
 
     The application counts deliveries and computes delays, so the server's own limit is off and
@@ -172,7 +172,7 @@ def new_consumer(config: BridgeConfig, *, durable: str, subject: str) -> Json:
         "durable_name": durable,
         "deliver_policy": "all",
         "ack_policy": "explicit",
-        "ack_wait": round(config.ack_wait * NANOSECONDS),
+        "ack_wait": round(ack_wait * NANOSECONDS),
         "max_deliver": -1,
         "filter_subject": subject,
         "replay_policy": "instant",

@@ -3,5 +3,7 @@
 from __future__ import annotations
 
 from app.bridge import Consumers
+from app.bridge.middleware import Metrics, Tracing
 
 consumers = Consumers()
+consumers.use(Tracing(), Metrics())

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from nats.aio.client import Client
 
+from app.bridge import nats_session
 from app.bridge.config import ConnectionOptions
 from app.bridge.connection import Connection, ConnectionEvent
 from app.bridge.errors import (
@@ -22,7 +23,6 @@ from app.bridge.errors import (
     RequestTimeoutError,
 )
 from app.bridge.limits import Timing
-from app.bridge.nats_session import Session
 from tests.bridge.nats_accounts import (
     Certificates,
     credentials,
@@ -268,7 +268,7 @@ async def test_a_client_whose_read_loop_died_is_replaced(nats_server: NatsServer
 async def test_an_idle_connection_keeps_its_client(nats_server: NatsServer) -> None:
     async with connected(nats_server.url, timing=QUICK) as watched:
         client = client_of(watched)
-        await eventually(lambda: client.stats["out_msgs"] >= 12)
+        await eventually(lambda: client._pongs_received >= 12)
         assert watched.connection.client is client
         assert watched.events == [CONNECTED]
 
@@ -438,7 +438,9 @@ async def test_a_refused_subject_fails_at_once_by_name() -> None:
     with NatsServer(config=config) as server:
         async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
             began = time.monotonic()
-            with pytest.raises(PermissionDeniedError, match=r"publish on \$js\.api\.stream\.names"):
+            with pytest.raises(
+                PermissionDeniedError, match=r"publish on \$JS\.API\.STREAM\.NAMES;"
+            ):
                 await watched.connection.request("$JS.API.STREAM.NAMES", timeout=5)
             assert time.monotonic() - began < 2
             assert watched.connection.denial("$JS.API.STREAM.NAMES") is not None
@@ -447,27 +449,45 @@ async def test_a_refused_subject_fails_at_once_by_name() -> None:
             assert watched.connection.connected
 
 
-@pytest.mark.parametrize("allowed", ['"orders.>"', '"orders.>", "$JS.API.INFO"'])
-async def test_missing_rights_do_not_look_like_a_dead_connection(
-    allowed: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    answers: list[bool] = []
-    shows_life = Session.shows_life
-
-    async def counted(session: Session) -> bool:
-        answers.append(await shows_life(session))
-        return answers[-1]
-
-    monkeypatch.setattr(Session, "shows_life", counted)
-    inbox = "_INBOX_orders"
-    with NatsServer(config=restricted(allowed, f'"{inbox}.>"')) as server:
-        async with connected(server.url, inbox_prefix=inbox, timing=QUICK, **LOGIN) as watched:
-            await eventually(lambda: len(answers) >= 10)
-            assert all(answers)
+async def test_looking_after_the_connection_needs_no_right_at_all() -> None:
+    with NatsServer(config=restricted('"orders.>"', '"orders.>"')) as server:
+        async with connected(server.url, timing=QUICK, **LOGIN) as watched:
+            client = client_of(watched)
+            await eventually(lambda: client._pongs_received >= 10)
+            assert await watched.connection.probe() < 2
             assert watched.events == [CONNECTED]
-            # A refusal is a line in the server's log: each subject is asked once.
-            assert server.log.count("Publish Violation") == (1 if "INFO" in allowed else 2)
-    assert inbox.lower() not in caplog.text
+            assert "Violation" not in server.log  # each refusal is a line there
+
+
+async def test_an_answer_that_comes_after_its_time_harms_nothing(nats_server: NatsServer) -> None:
+    timing = Timing(probe_interval=30)
+    async with connected(nats_server.url, timing=timing) as watched:
+        client = client_of(watched)
+        nats_server.pause()
+        with pytest.raises(RequestTimeoutError, match=r"no answer to a ping within 0\.2 s"):
+            await watched.connection.probe(timeout=0.2)
+        nats_server.resume()
+        assert await watched.connection.probe() < 2
+        assert await watched.connection.request("$JS.API.INFO", timeout=2)
+        assert watched.connection.client is client
+
+
+async def test_refused_acknowledgements_count_as_one_right_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nats_session, "_DENIAL_KEPT", 0.5)
+    with NatsServer(config=restricted('"orders.>"', '"_INBOX_orders.>"')) as server:
+        async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
+            connection = watched.connection
+            for number in range(3):
+                subject = f"$JS.ACK.Stream.worker.1.{number}.{number}.17.0"
+                await client_of(watched).publish(subject, b"+ACK")
+            right = "$JS.ACK.Stream.worker.>"
+            await eventually(
+                lambda: f"publish on {right}; grant" in (connection.denial(right) or "")
+            )
+            assert connection.denial("$JS.ACK.Stream.other.>") is None
+            await eventually(lambda: connection.denial(right) is None)  # it may be granted by now
 
 
 async def test_a_refused_inbox_is_told_and_works_once_it_is_granted() -> None:
@@ -489,7 +509,7 @@ async def test_jetstream_switched_off_is_an_answer() -> None:
             with pytest.raises(NoRespondersError, match=r"\$JS\.API\.INFO"):
                 await watched.connection.request("$JS.API.INFO", timeout=2)
             client = client_of(watched)
-            await eventually(lambda: client.stats["out_msgs"] >= 8)
+            await eventually(lambda: client._pongs_received >= 8)
             assert watched.events == [CONNECTED]
 
 

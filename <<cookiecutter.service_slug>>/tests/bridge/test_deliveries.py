@@ -12,8 +12,9 @@ from nats.aio.msg import Msg
 
 from app.bridge import Consumers
 from app.bridge.dead_letters import MAX_ERROR, error_text, letter_headers
-from app.bridge.deliveries import Deliveries, Delivery, Verdict
+from app.bridge.deliveries import Deliveries, Delivery
 from app.bridge.pace import Pace
+from app.bridge.reading import EventReader, Verdict
 from tests.bridge.support import envelope
 from tests.bridge.test_envelope import VECTORS
 
@@ -26,7 +27,7 @@ def message(body: bytes, *, seq: int = 1, tries: int = 1, **headers: str) -> Msg
 
 def delivery(seq: int, resource: str, *, tries: int = 1) -> Delivery:
     body = envelope(f"e{seq}", resource=resource).encode()
-    return Delivery(message(body, seq=seq, tries=tries), Consumers(), None)
+    return Delivery(message(body, seq=seq, tries=tries), EventReader(Consumers(), None))
 
 
 def never_alone(_: Delivery) -> bool:
@@ -201,7 +202,7 @@ def test_an_error_without_text_is_named() -> None:
 def test_a_letter_keeps_the_original_headers_and_has_an_id_of_its_own() -> None:
     body = envelope("e1").encode()
     msg = message(body, seq=7, tries=3, **{"nats-msg-id": "e1", "x-custom": "kept"})
-    dead = Delivery(msg, Consumers(), None)
+    dead = Delivery(msg, EventReader(Consumers(), None))
     headers = letter_headers(dead, Verdict("unrecoverable", ValueError("no\nway")), "durable")
     assert headers["Nats-Msg-Id"] == "dlq:stream:7"
     assert "nats-msg-id" not in headers

@@ -102,7 +102,7 @@ def test_a_handler_may_ask_for_what_there_is() -> None:
 
     handler = consumers.find(received("a.b"), None)
     assert handler is not None
-    assert handler.isolated
+    assert handler.options.isolated
     assert [name for name, _ in handler.wants] == ["event", "session", "events", "log"]
 
 

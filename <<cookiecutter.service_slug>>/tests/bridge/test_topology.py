@@ -14,6 +14,7 @@ import pytest
 
 from app.bridge.config import BridgeConfig, ConnectionOptions
 from app.bridge.connection import Connection
+from app.bridge.durable_spec import durable_spec
 from app.bridge.durables import Durables
 from app.bridge.errors import (
     ConsumerMissingError,
@@ -27,13 +28,15 @@ from app.bridge.errors import (
 from app.bridge.stream_api import StreamApi
 from app.bridge.topology import Topology
 from app.bridge.topology_plan import Conflict, new_stream
-from tests.brokers import Broker, RealBroker, on_nats_server
+from tests.brokers import Broker, MockBroker, RealBroker, on_nats_server
 from tests.servers import NatsServer
 
 ORDERS = BridgeConfig(app_name="orders", destination_app="billing", env="test")
 BILLING = BridgeConfig(app_name="billing", destination_app="orders", env="test")
 STREAM = "test-jetstream-bridge-stream"
 SUBJECTS = ["test.orders.sync.billing", "test.billing.sync.orders", "test.orders.sync.dlq"]
+# A server's configuration: whoever logs in without a name is this user.
+ANYBODY = "authorization { users: [{ user: anybody, password: any%s }] }\nno_auth_user: anybody"
 
 
 class Service:
@@ -49,7 +52,8 @@ class Service:
         self, *, sources: Sequence[str] = (), consume: bool = False, **changes: Any
     ) -> Topology:
         config = replace(self.config, **changes)
-        return Topology(self, config, sources=sources, consume=consume)
+        read = (None, *sources) if consume or sources else ()
+        return Topology(self, config, durables=[durable_spec(config, source) for source in read])
 
     async def request(self, subject: str, payload: bytes = b"", *, timeout: float) -> Any:
         self.asked.append(subject.removeprefix("$JS.API."))
@@ -89,6 +93,22 @@ async def service(
         yield Service(connection, config)
     finally:
         await connection.close(timeout=3)
+
+
+def deny_publish(broker: Broker, subject: str) -> None:
+    """Take a right from everybody, before anybody connects."""
+    if isinstance(broker, MockBroker):
+        broker.server.faults.deny_publish(subject)
+    elif isinstance(broker, RealBroker):
+        broker.server.config = ANYBODY % f', permissions: {{ publish: {{ deny: "{subject}" }} }}'
+        broker.server.restart()
+
+
+def permit_all(broker: Broker) -> None:
+    if isinstance(broker, MockBroker):
+        broker.server.faults.clear()
+    elif isinstance(broker, RealBroker):
+        broker.server.reload(ANYBODY % "")
 
 
 @pytest.fixture
@@ -354,7 +374,7 @@ async def test_subjects_that_never_stay_end_as_a_problem_and_not_in_a_loop(
         return config
 
     monkeypatch.setattr(StreamApi, "update_stream", lost)
-    topology = Topology(orders, ORDERS, consume=False, settle_limit=0.5)
+    topology = Topology(orders, ORDERS, settle_limit=0.5)
     await topology.ensure()
     assert "kept changing" in (topology.problem or "")
 
@@ -532,7 +552,7 @@ async def test_what_the_server_does_not_take_over_is_noticed(
     topology = orders.topology()
     await topology.ensure()
     with pytest.raises(TopologyError, match="filter_subject"):
-        await Durables(orders.api, ORDERS).ensure(None)
+        await Durables(orders.api, ORDERS).ensure(durable_spec(ORDERS, None))
 
 
 # --- AUTO_PROVISION=false
@@ -590,32 +610,55 @@ async def test_without_provisioning_a_consumer_of_other_subjects_is_refused(
         await orders.topology(auto_provision=False).ensure_consumer()
 
 
-@pytest.mark.real
-async def test_a_user_who_may_not_look_binds_unseen() -> None:
-    permissions = 'permissions: { publish: ["test.>"], subscribe: ["_INBOX_orders.>"] }'
-    config = f"authorization {{ users: [{{ user: api, password: right, {permissions} }}] }}"
-    with NatsServer(config=config) as server:
-        async with service(RealBroker(server), user="api", password="right") as orders:
-            topology = orders.topology(consume=True, auto_provision=False)
-            await topology.ensure()
-            assert await topology.ensure_consumer() is None
-            assert topology.problem is None
-            provisioning = orders.topology()
-            with pytest.raises(PermissionDeniedError):
-                await provisioning.ensure()
-            assert "set AUTO_PROVISION=false" in (provisioning.problem or "")
+async def test_without_provisioning_one_question_each_is_enough(orders: Service) -> None:
+    await orders.topology().ensure()
+    await orders.topology().ensure_consumer()
+    orders.asked.clear()
+    topology = orders.topology(auto_provision=False)
+    await topology.ensure()
+    await topology.ensure_consumer()
+    assert orders.asked == [f"STREAM.INFO.{STREAM}", f"CONSUMER.INFO.{STREAM}.test-orders-workers"]
 
 
-@pytest.mark.real
-async def test_a_user_who_may_only_look_at_the_stream_checks_that() -> None:
-    publish = f'"$JS.API.STREAM.INFO.{STREAM}"'
-    permissions = f'permissions: {{ publish: [{publish}], subscribe: ["_INBOX_orders.>"] }}'
-    config = f"authorization {{ users: [{{ user: api, password: right, {permissions} }}] }}"
-    with NatsServer(config=config) as server:
-        async with service(RealBroker(server), user="api", password="right") as orders:
-            topology = orders.topology(auto_provision=False)
-            await topology.ensure()
-            assert "does not exist" in (topology.problem or "")
+async def test_without_provisioning_the_owner_of_a_subject_is_still_named(
+    orders: Service,
+) -> None:
+    await orders.api.create_stream({"name": "THEIRS", "subjects": ["test.orders.sync.dlq"]})
+    await orders.api.create_stream(new_stream(ORDERS, SUBJECTS[:2]))
+    topology = orders.topology(auto_provision=False)
+    await topology.ensure()
+    assert "test.orders.sync.dlq" in (topology.problem or "")
+    assert "is owned by stream THEIRS" in (topology.problem or "")
+
+
+async def test_a_user_who_may_not_look_binds_unseen_and_is_told_so(broker: Broker) -> None:
+    deny_publish(broker, "$JS.API.>")
+    async with service(broker) as orders:
+        topology = orders.topology(consume=True, auto_provision=False)
+        await topology.ensure()
+        assert await topology.ensure_consumer() is None
+        assert f"$JS.API.STREAM.INFO.{STREAM}" in (topology.problem or "")
+        assert f"$JS.API.CONSUMER.INFO.{STREAM}.test-orders-workers" in (topology.problem or "")
+        provisioning = orders.topology()
+        with pytest.raises(PermissionDeniedError):
+            await provisioning.ensure()
+        assert "set AUTO_PROVISION=false" in (provisioning.problem or "")
+        with pytest.raises(PermissionDeniedError):
+            await provisioning.ensure_consumer()
+
+        permit_all(broker)
+        await provisioning.ensure()
+        await provisioning.ensure_consumer()
+        await topology.ensure()
+        assert topology.problem is None
+
+
+async def test_a_user_who_may_only_look_at_the_stream_checks_that(broker: Broker) -> None:
+    deny_publish(broker, "$JS.API.STREAM.NAMES")
+    async with service(broker) as orders:
+        topology = orders.topology(auto_provision=False)
+        await topology.ensure()
+        assert "does not exist" in (topology.problem or "")
 
 
 # --- without NATS or JetStream

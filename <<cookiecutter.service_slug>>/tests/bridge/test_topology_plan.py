@@ -22,7 +22,7 @@ from app.bridge.topology_plan import (
 )
 
 ORDERS = BridgeConfig(app_name="orders", destination_app="billing", env="test")
-CONSUMER = new_consumer(ORDERS, durable="d", subject="a")
+CONSUMER = new_consumer(ORDERS, durable="d", subject="a", ack_wait=30.0)
 
 
 class Answers:

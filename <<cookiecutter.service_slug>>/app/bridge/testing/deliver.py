@@ -105,7 +105,7 @@ class Deliver:
         return await self._end_of(last.seq, source, last.deliveries + 1)
 
     async def _end_of(self, seq: int, source: str | None, delivery: int) -> Delivered:
-        consumer = self._bridge.config.names.durable(source)
+        consumer = self._bridge.durable(source)
         found: list[Answer] = []
 
         def ended() -> bool:

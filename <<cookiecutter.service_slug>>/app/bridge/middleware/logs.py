@@ -1,0 +1,43 @@
+"""One line for each event."""
+
+from __future__ import annotations
+
+import logging
+
+from .ended import Ended
+
+logger = logging.getLogger(__name__)
+
+_LEVELS = {"retried": logging.WARNING, "dead_lettered": logging.ERROR}
+
+
+class Logging:
+    """Logs one line for each delivery, when its end is settled, and never the payload.
+
+    The line has `event_id`, `event_type`, `resource`, `trace_id`, `deliveries`, `outcome` and
+    `milliseconds`; of a failure also the error. The worker's own lines, which have no time, are
+    then left out. Successes are logged at `level`, retries as warnings, dead letters as errors.
+    """
+
+    def __init__(self, *, level: int = logging.INFO) -> None:
+        self._level = level
+
+    def ended(self, end: Ended) -> None:
+        level = _LEVELS.get(end.outcome, self._level)
+        if not logger.isEnabledFor(level):
+            return
+        fields: dict[str, object] = {
+            "event_id": end.event_id,
+            "event_type": end.event_type,
+            "resource": end.resource,
+            "trace_id": end.trace_id,
+            "deliveries": end.deliveries,
+            "outcome": end.outcome,
+            "milliseconds": None if end.seconds is None else round(end.seconds * 1000, 3),
+        }
+        if end.delay is not None:
+            fields["again_in_seconds"] = round(end.delay, 3)
+        if end.error is not None:
+            logger.log(level, "event %s: %r", end.outcome, end.error, extra=fields)
+        else:
+            logger.log(level, "event %s", end.outcome, extra=fields)
