@@ -1,4 +1,4 @@
-"""Every Python block of docs/testing.md is a test of a generated service, and passes."""
+"""Every Python block of these pages is a file of tests of a generated service, and passes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parent.parent / "docs" / "testing.md"
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+# A page, and how many blocks it has at least: a page whose blocks are not found would pass.
+DOCUMENTS = {
+    "testing.md": 8,
+    "consuming.md": 13,
+}
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_the_blocks_of_the_page_pass(default_service: Path) -> None:
-    blocks = _BLOCK.findall(PAGE.read_text())
-    assert len(blocks) >= 8
+@pytest.mark.parametrize("page", DOCUMENTS)
+def test_the_blocks_of_the_page_pass(default_service: Path, page: str) -> None:
+    blocks = _BLOCK.findall((DOCS / page).read_text())
+    assert len(blocks) >= DOCUMENTS[page]
     folder = default_service / "tests" / "page"
     folder.mkdir()
     (folder / "__init__.py").touch()

@@ -30,7 +30,7 @@ class DeadLetter:
     sequence: int | None  # of the original in the stream
     consumer: str  # the durable that gave it up
     died_at: datetime | None
-    event: Event[Any] | None  # None: the body is no envelope
+    event: Event[Any] | None = field(repr=False)  # None: the body is no envelope
     body: bytes = field(repr=False)  # the original's, byte for byte
     metadata: Metadata  # of the letter itself
 

@@ -35,14 +35,21 @@ class CustomerDeleted(BaseModel):
     version: int = Field(ge=1)
 
 
-@consumers.on("customer.created")
-async def replicate_new(event: Event[CustomerChanged], session: AsyncSession) -> None:
-    await _replicate(event, session)
-
-
-@consumers.on("customer.updated")
-async def replicate_change(event: Event[CustomerChanged], session: AsyncSession) -> None:
-    await _replicate(event, session)
+@consumers.on("customer.created", "customer.updated")
+async def replicate(event: Event[CustomerChanged], session: AsyncSession) -> None:
+    changed = event.payload
+    await _write_if_newer(
+        session,
+        {
+            "id": changed.id,
+            "name": changed.name,
+            "email": changed.email,
+            "version": changed.version,
+            "origin": event.producer,
+            "updated_at": _utc(changed.updated_at) or event.occurred_at or now(),
+            "deleted_at": None,
+        },
+    )
 
 
 @consumers.on("customer.deleted")
@@ -58,22 +65,6 @@ async def remove_replica(event: Event[CustomerDeleted], session: AsyncSession) -
             "origin": event.producer,
             "updated_at": gone,
             "deleted_at": gone,
-        },
-    )
-
-
-async def _replicate(event: Event[CustomerChanged], session: AsyncSession) -> None:
-    changed = event.payload
-    await _write_if_newer(
-        session,
-        {
-            "id": changed.id,
-            "name": changed.name,
-            "email": changed.email,
-            "version": changed.version,
-            "origin": event.producer,
-            "updated_at": _utc(changed.updated_at) or event.occurred_at or now(),
-            "deleted_at": None,
         },
     )
 

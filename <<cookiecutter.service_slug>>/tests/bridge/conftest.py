@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.bridge.consuming import Service, service_on
 from tests.brokers import Broker, broker_of
 
 
@@ -13,6 +14,13 @@ from tests.brokers import Broker, broker_of
 async def broker(request: pytest.FixtureRequest) -> AsyncIterator[Broker]:
     async with broker_of(request.param) as broker:
         yield broker
+
+
+@pytest.fixture
+async def service(database_url: str, broker: Broker) -> AsyncIterator[Service]:
+    """A service that consumes, on each kind of database."""
+    async with service_on(database_url, broker) as service:
+        yield service
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,8 +18,7 @@ from app.consumers.customers import (
     CustomerChanged,
     CustomerDeleted,
     remove_replica,
-    replicate_change,
-    replicate_new,
+    replicate,
 )
 from app.database import Database
 from app.main import create_app
@@ -64,7 +63,6 @@ async def _handle(database: Database, kind: str, version: int, **event: Any) -> 
             gone = CustomerDeleted(id="c", version=version)
             await remove_replica(_event(kind, gone, **event), session)
         else:
-            handler = replicate_new if kind == "created" else replicate_change
             changed = CustomerChanged(
                 id="c",
                 name=f"name {version}",
@@ -72,7 +70,7 @@ async def _handle(database: Database, kind: str, version: int, **event: Any) -> 
                 version=version,
                 updated_at=datetime(2026, 1, version, tzinfo=UTC),
             )
-            await handler(_event(kind, changed, **event), session)
+            await replicate(_event(kind, changed, **event), session)
         await session.commit()
 
 
@@ -126,7 +124,7 @@ async def test_the_same_version_again_changes_nothing(database: Database) -> Non
     await _handle(database, "created", 1)
     async with database.sessions() as session:
         again = CustomerChanged(id="c", name="other", email="o@example.com", version=1)
-        await replicate_new(_event("created", again), session)
+        await replicate(_event("created", again), session)
         await session.commit()
 
     replica = await _replica(database)

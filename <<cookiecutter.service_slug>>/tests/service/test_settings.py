@@ -125,6 +125,7 @@ def test_every_scheme_of_the_contract_is_accepted(make_settings: MakeSettings, s
         ("backoff", "1s,later", "BACKOFF: 'later' is not a duration"),
         ("worker_port", "65536", "WORKER_PORT: '65536' should be less than or equal to 65535"),
         ("unhandled", "drop", "UNHANDLED: 'drop' should be 'ack' or 'dead_letter'"),
+        ("future_schema", "ack", "FUTURE_SCHEMA: 'ack' should be 'handle' or 'dead_letter'"),
         ("log_level", "loud", "LOG_LEVEL: 'LOUD' should be 'DEBUG'"),
     ],
 )
@@ -333,12 +334,13 @@ def test_everything_the_bridge_needs_reaches_it(make_settings: MakeSettings) -> 
         ack_wait="1m",
         backoff="250ms,2s",
         unhandled="dead_letter",
+        future_schema="dead_letter",
     ).bridge()
 
     assert config.connection.urls == ("nats://a", "nats://b")
     assert config.stream == "mine"
     assert (config.max_age, config.ack_wait, config.backoff) == (604_800.0, 60.0, (0.25, 2.0))
-    assert config.unhandled == "dead_letter"
+    assert (config.unhandled, config.future_schema) == ("dead_letter", "dead_letter")
 
 
 def test_bad_settings_stop_the_process_with_status_2_and_one_line_each(tmp_path: Path) -> None:
