@@ -171,7 +171,7 @@ class Connection:
     async def probe(self, timeout: float = 2.0) -> float:
         """Return the seconds that a ping of the connected server took; it needs no right."""
         if self.client is None or self._session is None:
-            raise NotConnectedError(self._explain())
+            raise NotConnectedError(self.explain())
         began = time.perf_counter()
         await self._session.ping(timeout)
         return time.perf_counter() - began

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from .config import BridgeConfig
 from .connection import Connection
+from .durable_spec import DurableSpec
 from .errors import ApiError, BridgeError, NotConnectedError, PermissionDeniedError
 from .stream_api import STREAM_NOT_FOUND, Json, StreamApi
 from .topology import Topology
@@ -67,21 +68,19 @@ class TopologyState:
 
 
 class Inspection:
-    """Looks at the stream of one service; `sources` are further services whose events it reads."""
+    """Looks at the stream of one service and at its durables, whoever works on them."""
 
     def __init__(
         self,
         connection: Connection,
-        topology: Topology,
         config: BridgeConfig,
-        *,
-        sources: Sequence[str] = (),
+        durables: Sequence[DurableSpec],
     ) -> None:
         self._connection = connection
         self._api = StreamApi(connection, limit=REQUEST_LIMIT)
-        self._topology = topology
         self._config = config
-        self._durables = [config.names.durable(source) for source in (None, *sources)]
+        self._durables = [spec.name for spec in durables]
+        self._topology = Topology(connection, config, durables=durables)  # only to plan
 
     async def stream(self) -> StreamState:
         """Return the stream's state. Raises `NatsConnectionError` when NATS does not answer."""
@@ -168,7 +167,7 @@ class Inspection:
 
     async def _plan(self) -> list[str]:
         plan = await self._topology.plan()
-        return [] if plan.in_place and not plan.differences else plan.lines()
+        return [] if plan.empty and not plan.differences else plan.lines()
 
     def _state(self, info: Json) -> ConsumerState:
         config = info["config"]

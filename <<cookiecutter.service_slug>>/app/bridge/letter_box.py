@@ -9,27 +9,29 @@ drops it at any time, for both replays carry the key of the original event.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from .acks import AckPublisher, Outcome, Outgoing
 from .clock import loop_time
 from .config import BridgeConfig
-from .envelope import GEM_ID_HEADER, ID_HEADER, REPLAY_ID, REPLAY_KEY_HEADER
+from .dead_letters import LETTER_ID
+from .envelope import GEM_ID_HEADER, ID_HEADER, REPLAY_ID, REPLAY_KEY_HEADER, is_usable_id
 from .errors import (
+    InvalidSubjectError,
     NotFoundError,
     NotPossibleError,
     PublishRefusedError,
     PublishUnavailableError,
     StreamMissingError,
 )
-from .letter import Letter, letter_of
-from .stream_api import Requests, StreamApi
-from .subjects import matches
-
-logger = logging.getLogger(__name__)
+from .event import Metadata
+from .letter import DeadLetter, read_letter
+from .stream_api import Json, Requests, StreamApi
+from .subjects import matches, validate_subject
 
 REQUEST_LIMIT = 2.0  # seconds for one answer of JetStream's
 PAGE_BYTES = 8 * 1024 * 1024  # of bodies in one page
@@ -47,9 +49,11 @@ class Choice:
     reason: str | None = None
     event_type: str | None = None
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
+        event = letter.event
+        types = () if event is None else (event.type, event.event_type)
         return (self.reason is None or letter.reason == self.reason) and (
-            self.event_type is None or self.event_type in letter.event_types
+            self.event_type is None or self.event_type in types
         )
 
 
@@ -60,7 +64,7 @@ class LetterPage:
     A page ends early when it has become large, or when looking took its time.
     """
 
-    items: list[Letter]
+    items: list[DeadLetter]
     next: int | None
 
 
@@ -73,7 +77,7 @@ class Replayed:
     more: bool = False  # there may be further ones: the limit or the time was used up
 
 
-class Letters:
+class LetterBox:
     """The dead letters of one service, on the stream that it shares with others."""
 
     def __init__(self, connection: Requests, acks: AckPublisher, config: BridgeConfig) -> None:
@@ -84,7 +88,7 @@ class Letters:
         # Where a letter of this service can have come from.
         self._origins = f"{config.env}.*.sync.{config.app_name}"
 
-    async def get(self, sequence: int) -> Letter:
+    async def get(self, sequence: int) -> DeadLetter:
         """Return the letter at `sequence`; raise `NotFoundError` if there is none of ours."""
         message = await self._api.message(self._stream, sequence)
         if message is None or message["subject"] != self._subject:
@@ -92,7 +96,7 @@ class Letters:
                 f"there is no dead letter {sequence} of this service; it may have been replayed, "
                 "discarded, or have passed the stream's limits"
             )
-        return letter_of(message)
+        return self._read(message)
 
     async def count(self) -> int:
         """How many letters there are; one request, whatever their number."""
@@ -113,18 +117,18 @@ class Letters:
         """
         choice = choice or Choice()
         deadline = loop_time() + within
-        items: list[Letter] = []
+        items: list[DeadLetter] = []
         size = 0
         async for letter in self._scan(after):
             if len(items) == limit or size >= PAGE_BYTES or loop_time() > deadline:
                 return LetterPage(items, next=after)
-            after = letter.sequence
+            after = letter.metadata.sequence
             if choice.takes(letter):
                 items.append(letter)
                 size += len(letter.body)
         return LetterPage(items, next=None)
 
-    async def replay(self, sequence: int) -> Letter:
+    async def replay(self, sequence: int) -> DeadLetter:
         """Put one letter's event back onto its original subject, then remove the letter.
 
         Raises `NotFoundError`, `NotPossibleError` when the letter does not tell where it came
@@ -142,7 +146,7 @@ class Letters:
         rate: float | None = None,
         dry_run: bool = False,
         within: float | None = None,
-        on_letter: Callable[[Letter], None] | None = None,
+        on_letter: Callable[[DeadLetter], None] | None = None,
     ) -> Replayed:
         """Replay up to `limit` of the letters that are there now, oldest first.
 
@@ -155,7 +159,7 @@ class Letters:
         deadline = None if within is None else loop_time() + within
         done = Replayed()
         async for letter in self._scan(0):
-            if letter.sequence > last:
+            if letter.metadata.sequence > last:
                 break
             if not choice.takes(letter):
                 continue
@@ -163,7 +167,7 @@ class Letters:
             if done.replayed == limit or late:
                 done.more = True
                 break
-            if self._origin_problem(letter) is not None:
+            if self.obstacle(letter) is not None:
                 done.skipped += 1
                 continue
             if not dry_run:
@@ -178,58 +182,100 @@ class Letters:
     async def discard(self, sequence: int) -> None:
         """Remove one letter for good; raise `NotFoundError` if it is not there."""
         letter = await self.get(sequence)
-        if not await self._api.delete_message(self._stream, letter.sequence):
+        if not await self._api.delete_message(self._stream, letter.metadata.sequence):
             raise NotFoundError(f"dead letter {sequence} was removed by somebody else just now")
 
-    async def _scan(self, after: int) -> AsyncIterator[Letter]:
+    async def _scan(self, after: int) -> AsyncIterator[DeadLetter]:
         while True:
             message = await self._api.next_message(self._stream, self._subject, after=after)
             if message is None:
                 return
-            letter = letter_of(message)
+            letter = self._read(message)
             yield letter
-            after = letter.sequence
+            after = letter.metadata.sequence
 
-    async def _info(self) -> dict[str, dict[str, object]]:
+    async def _info(self) -> Json:
         info = await self._api.stream_info(self._stream, count=self._subject)
         if info is None:
             raise StreamMissingError(f"stream {self._stream} does not exist")
         return info
 
-    async def _replay(self, letter: Letter) -> None:
-        problem = self._origin_problem(letter)
+    def _read(self, message: Json) -> DeadLetter:
+        headers = read_headers(base64.b64decode(message.get("hdrs") or ""))
+        metadata = Metadata(
+            subject=message["subject"],
+            stream=self._stream,
+            sequence=message["seq"],
+            consumer="",
+            deliveries=0,
+            timestamp=datetime.fromisoformat(message["time"]),
+            headers=headers,
+        )
+        return read_letter(base64.b64decode(message.get("data") or ""), headers, metadata)[0]
+
+    async def _replay(self, letter: DeadLetter) -> None:
+        problem = self.obstacle(letter)
         if problem is not None:
             raise NotPossibleError(problem)
-        assert letter.subject is not None
+        sequence = letter.metadata.sequence
         await replay_event(
             self._acks,
-            letter.subject,
+            letter.original_subject,
             letter.body,
-            letter.headers,
-            key=letter.event_id,
-            place=f"{self._stream}:{letter.sequence}",
+            letter.metadata.headers,
+            key=original_key(letter),
+            place=f"{self._stream}:{sequence}",
         )
-        await self._api.delete_message(self._stream, letter.sequence)
+        await self._api.delete_message(self._stream, sequence)
 
-    def _origin_problem(self, letter: Letter) -> str | None:
-        if letter.subject is None:
+    def obstacle(self, letter: DeadLetter) -> str | None:
+        """Say why a letter cannot be replayed as it is."""
+        named = f"dead letter {letter.metadata.sequence}"
+        subject = letter.original_subject
+        if not subject:
             return (
-                f"dead letter {letter.sequence} does not tell its original subject "
-                "(x-dlq-context); publish its body by hand, then discard it"
+                f"{named} does not tell its original subject (x-dlq-context); publish its body by "
+                "hand, then discard it"
             )
-        if not matches(self._origins, letter.subject):
+        try:
+            validate_subject(subject)
+        except InvalidSubjectError as error:
+            return f"{named} cannot go back: {error}; publish its body by hand, then discard it"
+        if not matches(self._origins, subject):
             return (
-                f"dead letter {letter.sequence} came from {letter.subject}, which is not a subject "
-                f"that this service reads ({self._origins}); publish its body by hand"
+                f"{named} came from {subject}, which this service does not read "
+                f"({self._origins}); publish its body by hand, then discard it"
             )
         return None
+
+
+def read_headers(block: bytes) -> dict[str, str]:
+    """Read a NATS header block: `NATS/1.0`, then a line for each header."""
+    lines = block.decode("utf-8", "replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def original_key(letter: DeadLetter) -> str | None:
+    """Return the receiver's key of the event: its own id header, which a peer's letter keeps.
+
+    A letter of ours has the key in its context. A peer's context may hold a random id instead, so
+    without a header the envelope's own id comes before it.
+    """
+    headers = letter.metadata.headers
+    ids = [value for name, value in headers.items() if name.lower() == GEM_ID_HEADER]
+    foreign = [value for value in ids if not value.startswith(LETTER_ID)]
+    envelope = letter.event.event_id if letter.event is not None else None
+    ours = len(foreign) < len(ids)
+    last = (letter.event_id, envelope) if ours else (envelope, letter.event_id)
+    return next((key for key in (*foreign, *last) if is_usable_id(key)), None)
 
 
 async def replay_event(
     acks: AckPublisher,
     subject: str,
     body: bytes,
-    headers: dict[str, str],
+    headers: Mapping[str, str],
     *,
     key: str | None,
     place: str,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Boolean, TextClause, text
+from sqlalchemy import Boolean, TextualSelect, text
+from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel.sql.sqltypes import UTCDateTime
 
@@ -100,17 +101,17 @@ _WHOLE = "CAST(payload AS TEXT) AS payload, headers"
 _MOMENTS = ("retry_at", "enqueued_at", "sent_at", "received_at", "processed_at")
 
 
-def _typed(sql: str) -> TextClause:
+def _typed(sql: str) -> TextualSelect:
     statement = text(sql)
     moments = [name for name in (*_MOMENTS, "created_at", "updated_at") if name in sql]
     flags = [name for name in ("held", "parked") if name in sql]
     kinds: dict[str, Any] = dict.fromkeys(moments, UTCDateTime()) | dict.fromkeys(flags, Boolean())
     if "headers" in sql:
         kinds["headers"] = JSONDocument()
-    return statement.columns(**kinds)  # type: ignore[no-any-return]
+    return statement.columns(**kinds)
 
 
-def _by_key(table: str, columns: str, dialect: str) -> TextClause:
+def _by_key(table: str, columns: str, dialect: str) -> TextualSelect:
     ids = (
         "= ANY(CAST(:ids AS bigint[]))"
         if dialect == "postgresql"
@@ -190,7 +191,7 @@ class _Listing:
 
     async def _page(
         self, statement: str, after: int | None, limit: int, **parameters: object
-    ) -> tuple[Sequence[Mapping[str, Any]], int | None]:
+    ) -> tuple[Sequence[RowMapping], int | None]:
         given = {"after": after if after is not None else _NEWEST, "number": limit + 1}
         if ":scanned" in statement:
             given["scanned"] = SCANNED
@@ -204,7 +205,7 @@ class _Listing:
             rows = (await connection.execute(self._rows, {"ids": ids})).mappings().all()
         return rows, end
 
-    async def _one(self, statement: TextClause, **named: object) -> Mapping[str, Any] | None:
+    async def _one(self, statement: TextualSelect, **named: object) -> RowMapping | None:
         async with self._engine.connect() as connection:
             return (await connection.execute(statement, named)).mappings().first()
 
@@ -311,15 +312,15 @@ class InboxListing(_Listing):
 # --- rows
 
 
-def _outbox_row(row: Mapping[str, Any]) -> OutboxRow:
-    fields = dict(row)
+def _outbox_row(row: RowMapping) -> OutboxRow:
+    fields: dict[str, Any] = {**row}
     event_type = event_type_in(fields.pop("head"))
     fields["status"] = OutboxStatus(fields["status"])
     return OutboxRow(event_type=event_type, **fields)
 
 
-def _inbox_row(row: Mapping[str, Any]) -> InboxRow:
-    fields = dict(row)
+def _inbox_row(row: RowMapping) -> InboxRow:
+    fields: dict[str, Any] = {**row}
     event_type = event_type_in(fields.pop("head"))
     fields["status"] = InboxStatus(fields["status"])
     return InboxRow(event_type=event_type, **fields)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,6 +27,7 @@ from .connection import Connection, ConnectionEvent
 from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import BridgeError
 from .lanes import Lanes
+from .metrics import publish_metrics
 from .outbox_maintenance import OutboxMaintenance
 from .retry import Backoff
 from .settlement import Failure, Retry, Settlement
@@ -78,6 +80,7 @@ class Relay:
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._unrouted: set[str] = set()
+        self._metrics = publish_metrics()
         self._next_maintenance = loop_time() + random.uniform(0, MAINTENANCE_EVERY)
         self._cleaned_up_to = 0
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
@@ -152,6 +155,7 @@ class Relay:
             )
             faults = self._judge(chains, settlement)
             await claim.settle(settlement)
+        self._measure(chains, settlement)
         await self._after(faults)
         return (
             len(settlement.sent)
@@ -219,6 +223,29 @@ class Relay:
         self._unrouted -= counted  # asked anew for their next try
         return faults
 
+    def _measure(
+        self, chains: list[tuple[list[Outgoing], list[Row[Any]]]], settlement: Settlement
+    ) -> None:
+        """Tell the metrics about a claim that is settled."""
+        now = time.time()
+        duplicates = 0
+        took: list[float] = []
+        ages: list[float] = []
+        for messages, rows in chains:
+            for message, row in zip(messages, rows, strict=True):
+                if message.outcome is not Outcome.STORED:
+                    break
+                duplicates += message.duplicate
+                took.append(message.took)
+                ages.append(now - row.enqueued_at.timestamp())
+        metrics = self._metrics
+        metrics.publish_seconds.observe(took)
+        metrics.delivery_seconds.observe(ages)
+        metrics.count("published", len(took) - duplicates)
+        metrics.count("duplicate", duplicates)
+        metrics.count("refused", len(settlement.retries))
+        metrics.count("failed", len(settlement.failures))
+
     def _count_attempt(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
         attempts = row.attempts + 1
         error = message.error or "refused"
@@ -234,6 +261,7 @@ class Relay:
 
     async def _after(self, faults: _Faults) -> None:
         if faults.outage is not None:
+            self._metrics.count("unavailable")
             self._report(faults.outage)
         elif faults.unrouted:
             await self._find_routes(faults.unrouted)
