@@ -14,6 +14,8 @@ from .publisher import Publisher, PublishResult
 from .registry import Consumers
 from .retry import Backoff, Delays, Exponential, Linear, RetryStrategy
 
+__version__ = "0.1.0"  # of the template that this package came with
+
 __all__ = [
     "Backoff",
     "Bridge",
@@ -35,4 +37,5 @@ __all__ = [
     "Retry",
     "RetryStrategy",
     "Unrecoverable",
+    "__version__",
 ]

@@ -14,7 +14,7 @@ from typing import TypeVar
 from .config import BridgeConfig
 from .connection import Connection
 from .durable_spec import DurableSpec
-from .errors import ApiError, BridgeError, NotConnectedError, PermissionDeniedError
+from .errors import ApiError, NotConnectedError, PermissionDeniedError
 from .stream_api import STREAM_NOT_FOUND, Json, StreamApi
 from .topology import Topology
 

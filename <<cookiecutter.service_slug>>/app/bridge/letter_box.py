@@ -163,17 +163,17 @@ class LetterBox:
                 break
             if not choice.takes(letter):
                 continue
-            late = deadline is not None and loop_time() > deadline
-            if done.replayed == limit or late:
-                done.more = True
-                break
             if self.obstacle(letter) is not None:
                 done.skipped += 1
                 continue
+            pause = 1 / rate if rate is not None and done.replayed and not dry_run else 0.0
+            late = deadline is not None and loop_time() + pause > deadline
+            if done.replayed == limit or late:
+                done.more = True
+                break
             if not dry_run:
+                await asyncio.sleep(pause)
                 await self._replay(letter)
-                if rate is not None:
-                    await asyncio.sleep(1 / rate)
             done.replayed += 1
             if on_letter is not None:
                 on_letter(letter)

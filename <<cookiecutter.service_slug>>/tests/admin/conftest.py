@@ -1,0 +1,139 @@
+"""The operator's API of the service called `orders`, on the mock, with a token."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from pydantic import BaseModel, SecretStr
+from sqlalchemy import text
+
+from app.bridge import Bridge, Consumers, Event, Unrecoverable
+from app.bridge.testing import Deliver, MockServer, VirtualClock
+from app.database import Database
+from app.main import create_app
+from app.settings import Settings
+from tests.bridge.support import envelope
+from tests.waiting import eventually
+
+TOKEN = "a-token-of-enough-length"
+STREAM = "test-jetstream-bridge-stream"
+DURABLE = "test-orders-workers"
+INCOMING = "test.billing.sync.orders"
+OUTGOING = "test.orders.sync.billing"
+DEAD = "test.orders.sync.dlq"
+
+
+@pytest.fixture
+def service_settings(service_settings: Settings) -> Settings:
+    return service_settings.model_copy(update={"admin_token": SecretStr(TOKEN)})
+
+
+@pytest.fixture
+def app(service_settings: Settings, mock_nats: MockServer) -> FastAPI:
+    return create_app(service_settings, make_client=mock_nats.client)
+
+
+@pytest.fixture
+async def admin(app: FastAPI, clock: VirtualClock) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the API that carries the token; its relay is at work."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(
+            transport=transport,
+            base_url="http://test",
+            headers={"authorization": f"Bearer {TOKEN}"},
+        ) as client,
+    ):
+        bridge: Bridge = app.state.bridge
+        await eventually(lambda: bridge.topology.problem is None, what="the stream")
+        yield client
+
+
+class Order(BaseModel):
+    id: int
+
+
+class Handler:
+    """What the handler saw, and how it is to behave."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+        self.error: Exception | None = None
+
+
+@pytest.fixture
+def handler() -> Handler:
+    return Handler()
+
+
+@pytest.fixture
+def consumers(handler: Handler) -> Consumers:
+    consumers = Consumers()
+
+    @consumers.on("order.placed")
+    async def handle(event: Event[Order]) -> None:
+        if handler.error is not None:
+            raise handler.error
+        handler.seen.append(event.payload.id)
+
+    return consumers
+
+
+class Outbox:
+    """Writes outbox rows as another program would, in whatever state."""
+
+    def __init__(self, database: Database) -> None:
+        self._engine = database.engine
+
+    async def add(self, event_id: str, *, status: str = "pending", resource: str = "1") -> None:
+        async with self._engine.begin() as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO jetstream_outbox_events"
+                    " (event_id, subject, payload, status, sent_at, last_error)"
+                    " VALUES (:event_id, :subject, :payload, :status, :sent_at, :error)"
+                ),
+                {
+                    "event_id": event_id,
+                    "subject": OUTGOING,
+                    "payload": envelope(event_id, resource=resource),
+                    "status": status,
+                    "sent_at": "2026-01-02 03:04:05.000000" if status == "sent" else None,
+                    "error": "too large" if status == "failed" else None,
+                },
+            )
+
+
+@pytest.fixture
+def outbox(database: Database) -> Outbox:
+    return Outbox(database)
+
+
+class Dead:
+    """Makes dead letters the whole way: delivered, refused, put aside."""
+
+    def __init__(self, deliver: Deliver, handler: Handler) -> None:
+        self._deliver = deliver
+        self._handler = handler
+
+    async def add(self, number: int, *, error: str = "no such product") -> None:
+        self._handler.error = Unrecoverable(error)
+        result = await self._deliver("order.placed", {"id": number})
+        assert result.reason == "unrecoverable"
+        self._handler.error = None
+
+
+@pytest.fixture
+def dead(deliver: Deliver, handler: Handler) -> Dead:
+    return Dead(deliver, handler)
+
+
+def sample(name: str, **labels: str) -> float:
+    """Read a metric of this process: `sample("bridge_published_total", result="published")`."""
+    value = REGISTRY.get_sample_value(name, labels)
+    return value if value is not None else 0.0
