@@ -128,14 +128,15 @@ _WHOLE_INBOX_ROW = _typed(f"""
 
 _KEYS = "SELECT id FROM {table} WHERE id < :after {narrowed} ORDER BY id DESC LIMIT :number"
 
-# Ready rows are indexed by lane, and held ones apart from them. Comparing (lane, id) as a pair
-# keeps the planner from walking the primary key past all that is sent to find them.
+# Ready rows are indexed by lane, and held ones apart from them, not by their keys: those are all
+# looked at. Comparing (lane, id) as a pair, and `id + 0`, keeps the planner from walking the
+# primary key past all that is sent.
 _PENDING_KEYS = """
     SELECT id FROM (
       {ready}
       UNION ALL
-      SELECT id FROM (SELECT id FROM jetstream_outbox_events WHERE held AND id < :after
-                       ORDER BY id DESC LIMIT :number) h) p
+      SELECT id FROM (SELECT id FROM jetstream_outbox_events WHERE held AND id + 0 < :after
+                       ORDER BY id + 0 DESC LIMIT :number) h) p
      ORDER BY id DESC LIMIT :number"""
 _READY_OF_LANE = """
       SELECT id FROM (SELECT id FROM jetstream_outbox_events
