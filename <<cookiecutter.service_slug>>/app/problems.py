@@ -19,6 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
@@ -90,7 +91,7 @@ def _described(app: FastAPI) -> Json:
 def _describe_errors(operation: Json) -> None:
     statuses = [status for status in (422,) if str(status) in operation["responses"]]
     if "requestBody" in operation:
-        statuses.append(413)
+        statuses += [400, 413]
     for status, described in problem_responses(*statuses).items():
         operation["responses"][str(status)] = described
 
@@ -117,9 +118,22 @@ _PROBLEM_SCHEMA: Json = {
 }
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return problem(error.status_code, error.detail, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method of a path; the router itself names those of the first route only."""
+    return {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:

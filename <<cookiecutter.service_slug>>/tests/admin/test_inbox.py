@@ -79,8 +79,9 @@ async def test_one_row_is_shown_whole(admin: httpx.AsyncClient) -> None:
     assert (row["headers"], row["body"]) == ({}, None)
     missing = await admin.get("/admin/inbox/9999")
     assert (missing.status_code, missing.json()["title"]) == (404, "Not Found")
-    assert (await admin.get("/admin/inbox/one")).status_code == 422
-    assert (await admin.get("/admin/inbox", params={"after": "b3V0Ym94OjE"})).status_code == 422
+    assert (await admin.get("/admin/inbox/one")).status_code == 404
+    assert (await admin.get("/admin/inbox/0")).status_code == 422
+    assert (await admin.get("/admin/inbox", params={"after": "o1"})).status_code == 422
 
 
 @pytest.mark.usefixtures("filled")

@@ -106,8 +106,9 @@ async def test_rows_are_found_by_their_event_and_by_their_resource(
         {"limit": "many"},
         {"status": "lost"},
         {"after": "!"},
-        {"after": "b3V0Ym94OmE"},  # outbox:a
-        {"after": "aW5ib3g6MQ"},  # inbox:1
+        {"after": "o"},
+        {"after": "i1"},  # of the inbox
+        {"after": "offffffffffffffff"},
         {"event_id": "a\x00b"},
     ],
 )

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import structlog
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
-from fastapi.routing import APIRoute
 from nats.errors import Error as NatsError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.bridge import BridgeError
 from app.bridge.errors import NotFoundError, NotPossibleError, PublishRefusedError
 from app.operations import Operations
+from app.strict import StrictRoute
 
 _log = structlog.get_logger(__name__)
 
@@ -22,10 +22,6 @@ _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"  # PostgreSQL cannot store NUL in a text
 _MOST = 2**53
 
 Limit = Annotated[int, Query(ge=1, le=500, description="The most items to return.")]
-After = Annotated[
-    str | None,
-    Query(max_length=100, description="The `next` of the page before.", examples=["b3V0Ym94OjQy"]),
-]
 EventId = Annotated[str, Path(max_length=255, pattern=_PRINTABLE)]
 Text = Annotated[str | None, Query(max_length=600, pattern=_PRINTABLE)]
 Sequence = Annotated[int, Path(ge=1, le=_MOST, description="Its place in the stream.")]
@@ -41,7 +37,7 @@ def get_operations(request: Request) -> Operations:
 OperationsDep = Annotated[Operations, Depends(get_operations)]
 
 
-class AdminRoute(APIRoute):
+class AdminRoute(StrictRoute):
     """A route whose domain errors leave as problem documents."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

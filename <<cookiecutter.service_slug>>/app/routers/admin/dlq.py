@@ -6,18 +6,20 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from app.bridge.letter import DeadLetter
 from app.bridge.letter_box import Choice
 from app.problems import problem_responses
 from app.routers.admin import cursors
-from app.routers.admin.access import AdminRoute, After, Limit, OperationsDep, Sequence, Text
+from app.routers.admin.access import AdminRoute, Limit, OperationsDep, Sequence, Text
 from app.routers.admin.content import Body, body_of, event_of
+from app.strict import ALSO_INTEGRAL_FLOATS
 
 router = APIRouter(prefix="/dlq", tags=["admin: dead letters"], route_class=AdminRoute)
 
-_KIND = "dlq"
+_LIST = "d"
+After = Annotated[str | None, cursors.after(_LIST)]
 
 
 class DeadLetterView(BaseModel):
@@ -53,9 +55,9 @@ class DeadLetterPage(BaseModel):
 class Selection(BaseModel):
     """Which dead letters are replayed, oldest first, and how fast."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
-    limit: Annotated[int, Field(ge=1, le=10_000)]
+    limit: Annotated[StrictInt, Field(ge=1, le=10_000), ALSO_INTEGRAL_FLOATS]
     reason: Annotated[str | None, Field(max_length=100)] = None
     event_type: Annotated[str | None, Field(max_length=255)] = None
     rate: Annotated[float | None, Field(gt=0, le=10_000, description="The most in a second")] = None
@@ -78,10 +80,10 @@ async def list_dead_letters(
     after: After = None,
 ) -> DeadLetterPage:
     page = await operations.letters(
-        after=cursors.decode(_KIND, after) or 0, limit=limit, choice=Choice(reason, event_type)
+        after=cursors.decode(after) or 0, limit=limit, choice=Choice(reason, event_type)
     )
     items = [DeadLetterView(**_fields(letter)) for letter in page.items]
-    return DeadLetterPage(items=items, next=cursors.encode(_KIND, page.next))
+    return DeadLetterPage(items=items, next=cursors.encode(_LIST, page.next))
 
 
 @router.post("/replay", summary="Put many events back onto their subjects")
@@ -97,7 +99,7 @@ async def replay_many(selection: Selection, operations: OperationsDep) -> Replay
     )
 
 
-@router.get("/{sequence}", summary="One dead letter, whole", responses=problem_responses(404))
+@router.get("/{sequence:int}", summary="One dead letter, whole", responses=problem_responses(404))
 async def get_dead_letter(sequence: Sequence, operations: OperationsDep) -> WholeDeadLetterView:
     letter = await operations.letter(sequence)
     return WholeDeadLetterView(
@@ -108,7 +110,7 @@ async def get_dead_letter(sequence: Sequence, operations: OperationsDep) -> Whol
 
 
 @router.post(
-    "/{sequence}/replay",
+    "/{sequence:int}/replay",
     summary="Put one event back onto its subject, then remove the letter",
     responses=problem_responses(404, 409),
 )
@@ -118,7 +120,7 @@ async def replay(sequence: Sequence, operations: OperationsDep) -> ReplayedView:
 
 
 @router.delete(
-    "/{sequence}",
+    "/{sequence:int}",
     status_code=204,
     summary="Throw one dead letter away",
     responses=problem_responses(404),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,12 +12,13 @@ from app.bridge.inbox import InboxStatus
 from app.bridge.listing import InboxRow
 from app.problems import problem_responses
 from app.routers.admin import cursors
-from app.routers.admin.access import AdminRoute, After, Limit, OperationsDep, RowKey, Text
+from app.routers.admin.access import AdminRoute, Limit, OperationsDep, RowKey, Text
 from app.routers.admin.content import Body, body_of, event_of
 
 router = APIRouter(prefix="/inbox", tags=["admin: inbox"], route_class=AdminRoute)
 
-_KIND = "inbox"
+_LIST = "i"
+After = Annotated[str | None, cursors.after(_LIST)]
 
 
 class InboxItem(BaseModel):
@@ -68,20 +69,20 @@ async def list_inbox(
         status=status,
         event_id=event_id,
         resource=resource,
-        after=cursors.decode(_KIND, after),
+        after=cursors.decode(after),
         limit=limit,
     )
     items = [InboxItem.model_validate(row) for row in page.items]
-    return InboxPage(items=items, next=cursors.encode(_KIND, page.next))
+    return InboxPage(items=items, next=cursors.encode(_LIST, page.next))
 
 
-@router.get("/{id}", summary="One event that came in, whole", responses=problem_responses(404))
+@router.get("/{id:int}", summary="One event that came in, whole", responses=problem_responses(404))
 async def get_inbox_event(id: RowKey, operations: OperationsDep) -> InboxEventView:
     return _view(await operations.inbox_row(id))
 
 
 @router.post(
-    "/{id}/replay",
+    "/{id:int}/replay",
     summary="Hand a parked event to the worker again",
     responses=problem_responses(404, 409),
 )

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
 from app.bridge.listing import OutboxRow
 from app.bridge.outbox import OutboxStatus
 from app.problems import problem_responses
 from app.routers.admin import cursors
-from app.routers.admin.access import AdminRoute, After, EventId, Limit, OperationsDep, Text
+from app.routers.admin.access import AdminRoute, EventId, Limit, OperationsDep, Text
 from app.routers.admin.content import Body, body_of, event_of
 
 router = APIRouter(prefix="/outbox", tags=["admin: outbox"], route_class=AdminRoute)
 
-_KIND = "outbox"
+_LIST = "o"
+
+
+class _EventIdConvertor(Convertor[str]):
+    """An event id in a path: slashes too, and not the names of the routes beside it.
+
+    An event that is called so is found with `GET /admin/outbox?event_id=`.
+    """
+
+    regex = "(?!(?:stats|retry|pause|resume)$).+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("event", _EventIdConvertor())
+
+After = Annotated[str | None, cursors.after(_LIST)]
 
 
 class OutboxItem(BaseModel):
@@ -85,11 +106,11 @@ async def list_outbox(
         status=status,
         event_id=event_id,
         resource=resource,
-        after=cursors.decode(_KIND, after),
+        after=cursors.decode(after),
         limit=limit,
     )
     items = [OutboxItem.model_validate(row) for row in page.items]
-    return OutboxPage(items=items, next=cursors.encode(_KIND, page.next))
+    return OutboxPage(items=items, next=cursors.encode(_LIST, page.next))
 
 
 @router.get("/stats", summary="How many events there are, by what is to become of them")
@@ -123,20 +144,20 @@ async def resume(operations: OperationsDep) -> PauseView:
     return PauseView(paused=since is not None, paused_since=since)
 
 
-@router.get("/{event_id:path}", summary="One event, whole", responses=problem_responses(404))
+@router.get("/{event_id:event}", summary="One event, whole", responses=problem_responses(404))
 async def get_outbox_event(event_id: EventId, operations: OperationsDep) -> OutboxEventView:
     return _view(await operations.outbox_row(event_id))
 
 
 @router.post(
-    "/{event_id:path}/retry", summary="Send one event now", responses=problem_responses(404, 409)
+    "/{event_id:event}/retry", summary="Send one event now", responses=problem_responses(404, 409)
 )
 async def retry(event_id: EventId, operations: OperationsDep) -> OutboxEventView:
     return _view(await operations.retry(event_id))
 
 
 @router.delete(
-    "/{event_id:path}",
+    "/{event_id:event}",
     status_code=204,
     summary="Discard an event that is not sent",
     responses=problem_responses(404, 409),
