@@ -14,6 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 DOCUMENTS = {
     "testing.md": 8,
     "consuming.md": 13,
+    "admin-api.md": 5,
 }
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

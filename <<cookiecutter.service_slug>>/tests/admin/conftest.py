@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel
 from sqlalchemy import text
 
-from app.bridge import Bridge, Consumers, Event, Unrecoverable
-from app.bridge.testing import Deliver, MockServer, VirtualClock
+from app.bridge import Consumers, Event, Unrecoverable
+from app.bridge.testing import Deliver
 from app.database import Database
-from app.main import create_app
-from app.settings import Settings
 from tests.bridge.support import envelope
-from tests.waiting import eventually
+from tests.conftest import ADMIN_TOKEN
 
-TOKEN = "a-token-of-enough-length"
+TOKEN = ADMIN_TOKEN
 STREAM = "test-jetstream-bridge-stream"
 DURABLE = "test-orders-workers"
 INCOMING = "test.billing.sync.orders"
@@ -28,30 +23,8 @@ DEAD = "test.orders.sync.dlq"
 
 
 @pytest.fixture
-def service_settings(service_settings: Settings) -> Settings:
-    return service_settings.model_copy(update={"admin_token": SecretStr(TOKEN)})
-
-
-@pytest.fixture
-def app(service_settings: Settings, mock_nats: MockServer) -> FastAPI:
-    return create_app(service_settings, make_client=mock_nats.client)
-
-
-@pytest.fixture
-async def admin(app: FastAPI, clock: VirtualClock) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the API that carries the token; its relay is at work."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(
-            transport=transport,
-            base_url="http://test",
-            headers={"authorization": f"Bearer {TOKEN}"},
-        ) as client,
-    ):
-        bridge: Bridge = app.state.bridge
-        await eventually(lambda: bridge.topology.problem is None, what="the stream")
-        yield client
+def app(running_app: FastAPI) -> FastAPI:
+    return running_app
 
 
 class Order(BaseModel):

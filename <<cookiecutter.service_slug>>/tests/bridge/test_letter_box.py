@@ -124,6 +124,11 @@ async def test_the_queues_are_measured(service: Service) -> None:
     await service.send("e1")
     await eventually(lambda: service.has_letters(1))
     bridge = service.bridge
+
+    async def is_acknowledged() -> bool:  # which follows the letter
+        return await bridge.inspection.lag() == 0
+
+    await eventually(is_acknowledged)
     queues = QueueMetrics(service.engine, bridge.connection, bridge.inspection, bridge.letters)
     await queues.refresh()
     await queues.close()

@@ -24,9 +24,8 @@ from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig
 from app.bridge.testing import MockServer
 from app.main import create_app
 from app.settings import Settings, read_settings
+from tests.conftest import ADMIN_TOKEN as TOKEN
 
-TOKEN = "a-token-of-enough-length"
-DEAD = "development.orders.sync.dlq"
 EXAMPLES = 20  # for each route, besides those at the edges of what the document allows
 
 # The rights of strangers, tests of methods that do not exist and the like are checks too: all run.
