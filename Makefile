@@ -10,7 +10,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-versions demo bench lint format
+.PHONY: help setup test test-versions demo bench docs lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -48,6 +48,9 @@ demo: setup ## Generate two services and watch their events cross (KEEP=1 leaves
 
 bench: setup ## Run the benchmarks
 	@$(BIN)/python -m benchmarks
+
+docs: setup ## Write docs/configuration.md from the code
+	@$(BIN)/python docs/make_configuration.py
 
 lint: setup ## Check style and types, of the template too
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@ event type gets a module of its own, and packages find their modules by themselv
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from app.consumers import load_consumers
 _TYPE = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*(?:\.[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)+")
 _LONGEST = 56  # characters; the names that are made of the type fit a line then
 _RULE = "write it like invoice.paid: small letters, digits, '-' and '_', with a dot between"
+_REGISTERING = frozenset({"on", "upcast"})
 _TAKEN = frozenset({"BaseModel", "AsyncSession", "PublishResult"})  # names of the modules' imports
 
 
@@ -172,23 +174,35 @@ def _check_no_handler(event_type: str) -> None:
     handler = consumers.find(parse(body), None)
     if handler is not None:
         raise RefusedError(
-            f"{event_type}: {handler.place} handles {handler.pattern!r} already; "
+            f"{event_type}: {handler.place} gets it already; "
             "an event has one handler, so change that one"
         )
 
 
 def _check_not_published(event_type: str, root: Path) -> None:
-    # Whoever names the type publishes it, but for a handler's registration.
-    named = re.compile(rf"""(?<!\.on\()["']{re.escape(event_type)}["']""")
     for path in sorted((root / "app").rglob("*.py")):
         if path.is_relative_to(root / "app/bridge"):
             continue
-        text = path.read_text(encoding="utf-8")
-        if found := named.search(text):
-            line = text.count("\n", 0, found.start()) + 1
-            raise RefusedError(
-                f"{event_type}: {path.relative_to(root)}:{line} has it already; change it there"
-            )
+        name = path.relative_to(root)
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            raise BrokenServiceError(
+                f"{name} is no Python ({error}); put that right first, nothing was written"
+            ) from error
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and _publishes(call, event_type):
+                raise RefusedError(
+                    f"{event_type}: {name}:{call.lineno} has it already; change it there"
+                )
+
+
+def _publishes(call: ast.Call, event_type: str) -> bool:
+    """Whoever is called with the type publishes it, but for what registers a handler."""
+    if isinstance(call.func, ast.Attribute) and call.func.attr in _REGISTERING:
+        return False
+    given = [*call.args, *(keyword.value for keyword in call.keywords)]
+    return any(isinstance(one, ast.Constant) and one.value == event_type for one in given)
 
 
 def _check_free(event_type: str, root: Path, *paths: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -22,8 +21,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from .acks import AckPublisher
 from .config import BridgeConfig
 from .connection import Connection, ConnectionEvent
+from .direct import DirectPublisher, DirectSettings
 from .durable_spec import DurableSpec, durable_spec
-from .errors import BridgeError, ConfigurationError, StreamMissingError
+from .envelope import GEM_ID_HEADER, ID_HEADER
+from .errors import BridgeError, ConfigurationError
 from .inbox_maintenance import InboxMaintenance
 from .inspection import Inspection
 from .lanes import lanes_of
@@ -34,12 +35,12 @@ from .outbox import Outbox
 from .outbox_maintenance import OutboxMaintenance
 from .pauses import OutboxPause
 from .permissions import inbox_prefix, runtime_rights
-from .publisher import Publisher, PublisherSettings
+from .publisher import Publisher, PublisherSettings, Publishing
 from .registry import Consumers
 from .reign import Reign
 from .relay import ROUND_LIMIT, Relay, RelaySettings
-from .retry import Backoff
-from .subjects import covered
+from .retry import Backoff, RetryStrategy
+from .routes import Routes
 from .tasks import Tasks
 from .topology import Topology
 from .wake import listen
@@ -89,7 +90,6 @@ class Bridge:
         self.outbox_pause = OutboxPause(self._engine)
         self.inbox_listing = InboxListing(self._engine)
         self.inbox_maintenance = InboxMaintenance(self._engine)
-        names = config.names
         self.connection = Connection(
             config.connection,
             name=f"{config.app_name}-{config.env}",
@@ -105,6 +105,7 @@ class Bridge:
         looked_at = specs or _durables(handlers, config) or (durable_spec(config, None),)
         self.inspection = Inspection(self.connection, config, looked_at)
         self._rights = tuple(right.subject for right in runtime_rights(config, specs))
+        self._routes = Routes(self.topology, config)
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
         self._relay = self._make_relay() if relay and config.use_outbox else None
@@ -112,12 +113,7 @@ class Bridge:
             on_commit=self._relay.wake if self._relay is not None else None,
             notify=self._relay is None,
         )
-        self._publishing = PublisherSettings(
-            names=names,
-            destination=config.destination_app,
-            use_outbox=config.use_outbox,
-            gem_peer=config.gem_peer,
-        )
+        self._publishing = self._make_publishing()
         self._durable_names = {spec.source: spec.name for spec in specs}
         self._reigns: dict[str, Reign] = {}
         if consumers is not None:
@@ -133,9 +129,12 @@ class Bridge:
             )
             self._reigns = {spec.name: workers.reign(spec) for spec in specs}
 
-    def publisher(self, session: AsyncSession) -> Publisher:
-        """Return what announces events in `session`'s transaction."""
-        return Publisher(session, self._outbox, self.acks, self._publishing)
+    def publisher(self, session: AsyncSession, *, retry: RetryStrategy | None = None) -> Publisher:
+        """Return what announces events in `session`'s transaction.
+
+        `retry` is for sending without the outbox, instead of the configured strategy.
+        """
+        return Publisher(session, self._publishing, retry=retry)
 
     def wake_relay(self) -> None:
         """There may be work: a relay in this process looks now."""
@@ -255,17 +254,27 @@ class Bridge:
             self._relay.wake()
         return self.topology.problem is None
 
-    async def _routes(self, subjects: Sequence[str]) -> set[str]:
-        """Add those of `subjects` that are this service's to name; return what stays unknown."""
-        own = f"{self.config.env}.{self.config.app_name}.sync."
-        extra = [subject for subject in subjects if subject.startswith(own)]
-        await self.topology.ensure(extra_subjects=extra)
-        known = await self.topology.subjects()
-        if not known:
-            raise StreamMissingError(f"stream {self.config.stream} does not exist")
-        return {subject for subject in subjects if not covered(known, subject)}
-
     # --- parts
+
+    def _make_publishing(self) -> Publishing:
+        config = self.config
+        direct = DirectSettings(
+            id_header=GEM_ID_HEADER if config.gem_peer else ID_HEADER,
+            retry=config.publish_retry,
+            timeout=config.publish_timeout,
+            limit=config.publish_limit,
+        )
+        return Publishing(
+            self._outbox,
+            self.acks,
+            DirectPublisher(self.acks, self._routes, direct),
+            self._routes,
+            PublisherSettings(
+                names=config.names,
+                destination=config.destination_app,
+                use_outbox=config.use_outbox,
+            ),
+        )
 
     def _make_relay(self) -> Relay:
         return Relay(
@@ -280,7 +289,7 @@ class Bridge:
                 retention=self.config.outbox_retention,
                 gem_peer=self.config.gem_peer,
             ),
-            routes=self._routes,
+            routes=self._routes.open,
         )
 
     async def _clean_up(self) -> None:

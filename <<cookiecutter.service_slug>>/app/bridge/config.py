@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .errors import Unrecoverable
+from .retry import Exponential, RetryStrategy
 from .subjects import Names
+
+# Tries at 0, 0.25, 0.75 and 1.75 s: enough for a reconnect, and short for who waits.
+PUBLISH_RETRY = Exponential(base=0.25, cap=2.0, attempts=4)
 
 Retention = Literal["workqueue", "limits"]
 Unhandled = Literal["ack", "dead_letter"]
@@ -75,6 +79,9 @@ class BridgeConfig:
     inbox_retention: float = 30 * 86400.0  # seconds
 
     publish_timeout: float = 5.0  # seconds for one PubAck
+    # Sending without the outbox: when to try again, and the seconds for all tries together.
+    publish_retry: RetryStrategy = PUBLISH_RETRY
+    publish_limit: float = 15.0
     shutdown_grace: float = 20.0  # seconds
 
     @property

@@ -11,9 +11,10 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NoReturn
+from uuid import UUID
 
 from opentelemetry import trace
 from pydantic import BaseModel
@@ -38,7 +39,10 @@ Payload = Mapping[str, Any] | BaseModel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """An event that is about to leave, complete and checked. Field order is the wire's."""
+    """An event that is about to leave, complete and checked. Field order is the wire's.
+
+    `extra` are fields that only other readers know; they follow the others.
+    """
 
     event_id: str
     schema_version: int
@@ -49,6 +53,7 @@ class Envelope:
     trace_id: str
     resource_type: str
     payload: dict[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return the message body: compact JSON, keys in the wire's order."""
@@ -62,6 +67,7 @@ class Envelope:
             "trace_id": self.trace_id,
             "resource_type": self.resource_type,
             "payload": self.payload,
+            **self.extra,
         }
         try:
             body = json.dumps(
@@ -91,11 +97,12 @@ def build(
     *,
     producer: str,
     resource_type: str | None = None,
-    resource_id: str | int | None = None,
-    event_id: str | None = None,
+    resource_id: str | int | UUID | None = None,
+    event_id: str | UUID | None = None,
     trace_id: str | None = None,
     occurred_at: datetime | str | None = None,
     schema_version: int = 1,
+    extra: Mapping[str, Any] | None = None,
 ) -> Envelope:
     """Return a complete envelope; raise `InvalidEventError` naming what cannot stand in one.
 
@@ -114,6 +121,7 @@ def build(
         trace_id=_current_trace_id() if trace_id is None else _identifier("trace_id", trace_id),
         resource_type=_resource_type(event_type, resource_type),
         payload=fields,
+        extra=extra or {},
     )
 
 
@@ -123,7 +131,7 @@ def _payload_fields(event_type: str, payload: Payload) -> dict[str, Any]:
     if isinstance(payload, Mapping):
         return dict(payload)
     raise InvalidEventError(
-        f"the payload of {event_type!r} is a {type(payload).__name__}; "
+        f"the payload of {event_type!r} is of type {type(payload).__name__}; "
         "give a mapping or a Pydantic model"
     )
 
@@ -139,7 +147,7 @@ def _identifier(name: str, value: object) -> str:
 
 def _event_id(value: object) -> str:
     """The id is also a header's value, which is ASCII and loses blanks at its ends."""
-    text = _identifier("event_id", value)
+    text = _identifier("event_id", str(value) if isinstance(value, UUID) else value)
     if not text.isascii() or text != text.strip():
         raise InvalidEventError(f"event_id {value!r} is not plain ASCII without outer blanks")
     return text
@@ -158,8 +166,8 @@ def _resource_type(event_type: str, given: str | None) -> str:
     return first if dot and first else "event"
 
 
-def _resource_id(payload: Mapping[str, Any], given: str | int | None) -> str:
-    value = given
+def _resource_id(payload: Mapping[str, Any], given: str | int | UUID | None) -> str:
+    value: object = given
     if value is None:
         value = payload.get("id")
     if value is None:

@@ -3,6 +3,7 @@
     BridgeError
     ├── ConfigurationError          a setting, or two that do not go together
     ├── InvalidSubjectError         a subject, or a part of one, that NATS would refuse or misread
+    │   └── UnknownSubjectError     ... or that the stream does not take
     ├── InvalidEventError           an event that cannot be built from what was given
     ├── EnvelopeError               a message body that is not an envelope
     │   └── MalformedJSONError      ... because it is not JSON at all
@@ -21,7 +22,9 @@
     │   └── ConsumerMissingError
     ├── PublishError                an event that was not accepted by the stream
     │   ├── PublishRefusedError     ... because of the event itself: trying again cures nothing
-    │   └── PublishUnavailableError ... because of the outside: the event is fine, try again
+    │   ├── PublishUnavailableError ... because of the outside: the event is fine, try again
+    │   ├── BatchPublishError       some events of a batch were not accepted
+    │   └── BatchStateError         a batch used before or after its time
     ├── OperationError              what a person asked for cannot be done
     │   ├── NotFoundError           ... because there is no such row, letter or page
     │   └── NotPossibleError        ... because of the state that it is in
@@ -38,7 +41,10 @@ Leaves are named for the fault. Each message quotes the bad value and says what 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .publish_result import BatchResult
 
 
 class BridgeError(Exception):
@@ -51,6 +57,10 @@ class ConfigurationError(BridgeError):
 
 class InvalidSubjectError(BridgeError, ValueError):
     """A subject or one of its parts holds what NATS would refuse or misread."""
+
+
+class UnknownSubjectError(InvalidSubjectError):
+    """The stream takes no events on this subject, and it is not this service's to add."""
 
 
 class InvalidEventError(BridgeError, ValueError):
@@ -124,7 +134,18 @@ class ConsumerMissingError(TopologyError):
 
 
 class PublishError(BridgeError):
-    """The stream did not accept an event."""
+    """The stream did not accept an event.
+
+    `event_id` and `subject` say which one; `tries` how often it was sent or would have been.
+    """
+
+    def __init__(
+        self, message: str, *, event_id: str = "", subject: str = "", tries: int = 1
+    ) -> None:
+        super().__init__(message)
+        self.event_id = event_id
+        self.subject = subject
+        self.tries = tries
 
 
 class PublishRefusedError(PublishError):
@@ -145,6 +166,18 @@ class NotFoundError(OperationError):
 
 class NotPossibleError(OperationError):
     """It is there, and its state forbids what was asked for."""
+
+
+class BatchPublishError(PublishError):
+    """Some events of a batch were not accepted; `result` tells which, and why."""
+
+    def __init__(self, message: str, result: BatchResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class BatchStateError(PublishError):
+    """A batch was asked for its result before its block ended, or given an event after that."""
 
 
 class RegistrationError(BridgeError, TypeError):

@@ -8,6 +8,7 @@ the later change first. An event published inside a savepoint that rolls back is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,10 +34,12 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnElement
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from .columns import JSONDocument, RowId, utc_now
+
+logger = logging.getLogger(__name__)
 
 LANES = 16
 # Relays in other processes LISTEN on this channel (PostgreSQL only).
@@ -197,6 +200,8 @@ class NewEvent:
     subject: str
     body: str  # the envelope, as it will travel
     headers: dict[str, str]
+    resource: str = ""  # whose order it keeps when it is sent at once; empty: nobody's
+    chosen: bool = False  # the id is the caller's, so another transaction may have it too
 
 
 @dataclass(slots=True)
@@ -240,6 +245,7 @@ class Outbox:
         make = postgresql.insert if dialect == "postgresql" else sqlite.insert
         # Publishing one event id twice is one event: the first row stays.
         statement = make(OutboxEvent).on_conflict_do_nothing(index_elements=["event_id"])
+        chosen = {new.event_id for new in events if new.chosen}
         rows = [
             {
                 "event_id": new.event_id,
@@ -249,11 +255,30 @@ class Outbox:
             }
             for new in events
         ]
-        session.connection().execute(statement, rows)
+        if chosen:
+            written = session.connection().scalars(
+                statement.returning(col(OutboxEvent.event_id)), rows
+            )
+            _tell_of_lost_races(chosen - set(written))
+        else:
+            session.connection().execute(statement, rows)
         if self._notify and dialect == "postgresql":
             session.connection().execute(
                 text("SELECT pg_notify(:channel, '')"), {"channel": WAKE_CHANNEL}
             )
+
+
+def _tell_of_lost_races(event_ids: set[str]) -> None:
+    """Another transaction committed these ids after this one had looked for them.
+
+    Its events are announced; this transaction's changes are as good as they were.
+    """
+    for event_id in sorted(event_ids):
+        logger.warning(
+            "event %s was published by another transaction meanwhile; it is announced once",
+            event_id,
+            extra={"event_id": event_id},
+        )
 
 
 @event.listens_for(Session, "before_commit")

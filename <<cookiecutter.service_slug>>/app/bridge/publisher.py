@@ -1,40 +1,34 @@
 """What a service calls to tell others what happened.
 
 With the outbox, an event is part of the session's transaction: it is announced when that commits
-and never otherwise. Without it, it is sent at once, whatever becomes of the transaction.
+and never otherwise. Without it, it is sent at once, whatever becomes of the transaction. What the
+caller did wrong is raised, and then nothing is written or sent; what the outside did is a result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from typing import Unpack, overload
 
 from opentelemetry import propagate
-from sqlmodel import select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from . import envelope
-from .acks import AckPublisher, Outcome, Outgoing, header_size
-from .envelope import GEM_ID_HEADER, ID_HEADER, Envelope, Payload
+from .acks import AckPublisher, header_size
+from .direct import DirectPublisher
+from .envelope import GEM_ID_HEADER, ID_HEADER, Payload
 from .errors import InvalidEventError
+from .forms import EnvelopeLike, EventFields, arguments
 from .outbox import NewEvent, Outbox, OutboxEvent
+from .publish_batch import PublishBatch
+from .publish_result import PublishResult
+from .retry import RetryStrategy
+from .routes import Routes
 from .subjects import Names, validate_subject
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishResult:
-    """What became of one event.
-
-    With the outbox, `success` means: it will be announced if the transaction commits.
-    `duplicate` tells that an event with this id was there before; it is announced once.
-    """
-
-    success: bool
-    event_id: str
-    subject: str
-    duplicate: bool = False
-    error: str | None = None
+ASKED_AT_ONCE = 1000  # event ids in one statement; SQLite allows 32,766 parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,105 +38,130 @@ class PublisherSettings:
     names: Names
     destination: str
     use_outbox: bool
-    gem_peer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Publishing:
+    """What all publishers of a service share."""
+
+    outbox: Outbox
+    acks: AckPublisher
+    direct: DirectPublisher
+    routes: Routes
+    settings: PublisherSettings
 
 
 class Publisher:
     """Publishes events within one session's transaction."""
 
     def __init__(
-        self,
-        session: AsyncSession,
-        outbox: Outbox,
-        acks: AckPublisher,
-        settings: PublisherSettings,
+        self, session: AsyncSession, parts: Publishing, *, retry: RetryStrategy | None = None
     ) -> None:
+        """`retry` is the strategy for sending without the outbox, instead of the service's."""
         self._session = session
-        self._outbox = outbox
-        self._acks = acks
-        self._settings = settings
+        self._parts = parts
+        self._retry = retry
+
+    @overload
+    async def publish(
+        self, event_type: str, payload: Payload, **fields: Unpack[EventFields]
+    ) -> PublishResult: ...
+
+    @overload
+    async def publish(
+        self, event: EnvelopeLike, /, **fields: Unpack[EventFields]
+    ) -> PublishResult: ...
 
     async def publish(
         self,
-        event_type: str,
-        payload: Payload,
-        *,
-        resource_type: str | None = None,
-        resource_id: str | int | None = None,
-        event_id: str | None = None,
-        trace_id: str | None = None,
-        occurred_at: datetime | str | None = None,
-        schema_version: int = 1,
-        producer: str | None = None,
-        destination: str | None = None,
-        subject: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        event_type: str | EnvelopeLike | None = None,
+        payload: Payload | None = None,
+        **fields: Unpack[EventFields],
     ) -> PublishResult:
-        """Announce `event_type`, for example `customer.created`, with `payload`.
+        """Announce an event: a type like `customer.created` with its payload, or a whole envelope.
 
-        `destination` names another service than the default one; `subject` overrides both.
+        A payload is a mapping or a Pydantic model. An envelope is a mapping, a model, an
+        `Envelope` or an `Event`: what it says is kept, what it leaves out is filled in, and a
+        keyword that says otherwise is refused. The fields are those of `EventFields`.
+
         Raises `InvalidEventError` or `InvalidSubjectError`, and then nothing is written or
         sent. The transaction stays the caller's: with the outbox this adds to it and does not
         commit. Without the outbox, a failed send is a result with `success=False`.
         """
-        target = self._target(destination, subject)
-        built = envelope.build(
-            event_type,
-            payload,
-            producer=producer or self._settings.names.app,
-            resource_type=resource_type,
-            resource_id=resource_id,
-            event_id=event_id,
-            trace_id=trace_id,
-            occurred_at=occurred_at,
-            schema_version=schema_version,
+        [result] = await self._announce([self._prepare(event_type, payload, fields)])
+        return result
+
+    def publish_batch(self) -> PublishBatch:
+        """Return a batch for `async with`; its events are published when the block ends."""
+        return PublishBatch(self._prepare, self._announce)
+
+    def _prepare(
+        self, event: str | EnvelopeLike | None, payload: Payload | None, fields: EventFields
+    ) -> NewEvent:
+        settings = self._parts.settings
+        said = arguments(event, payload, fields)
+        chosen = "event_id" in said
+        said.setdefault("producer", settings.names.app)
+        built = envelope.build(**said)
+        new = NewEvent(
+            built.event_id,
+            self._target(fields.get("destination"), fields.get("subject")),
+            built.to_json(),
+            _headers(fields.get("headers")),
+            resource=f"{built.resource_type}:{built.resource_id}" if built.resource_id else "",
+            chosen=chosen,
         )
-        new = NewEvent(built.event_id, target, built.to_json(), _headers(headers))
-        self._check_size(built, new)
-        if not self._settings.use_outbox:
-            return await self._send(new)
-        # Only an id that the caller chose can be there already.
-        if event_id is not None and await self._is_known(event_id):
-            return PublishResult(
-                success=True, event_id=built.event_id, subject=target, duplicate=True
-            )
-        self._outbox.add(self._session, new)
-        return PublishResult(success=True, event_id=built.event_id, subject=target)
+        self._check_size(built.event_type, new)
+        return new
 
     def _target(self, destination: str | None, subject: str | None) -> str:
         if subject is not None:
             return validate_subject(subject)
-        return self._settings.names.publish(destination or self._settings.destination)
+        settings = self._parts.settings
+        return settings.names.publish(destination or settings.destination)
 
-    def _check_size(self, built: Envelope, new: NewEvent) -> None:
+    def _check_size(self, event_type: str, new: NewEvent) -> None:
         size = len(new.body.encode()) + header_size({**new.headers, ID_HEADER: new.event_id})
-        if size > self._acks.max_payload:
+        limit = self._parts.acks.max_payload
+        if size > limit:
             raise InvalidEventError(
-                f"the event {built.event_type!r} has {size} bytes with its headers; the server "
-                f"takes {self._acks.max_payload} (max_payload): send less, or a reference"
+                f"the event {event_type!r} has {size} bytes with its headers; the server "
+                f"takes {limit} (max_payload): send less, or a reference"
             )
 
-    async def _is_known(self, event_id: str) -> bool:
-        if any(new.event_id == event_id for new in self._outbox.pending(self._session)):
-            return True
-        found = await self._session.exec(
-            select(OutboxEvent.id).where(OutboxEvent.event_id == event_id)
-        )
-        return found.first() is not None
+    async def _announce(self, events: Sequence[NewEvent]) -> list[PublishResult]:
+        for subject in dict.fromkeys(new.subject for new in events):
+            await self._parts.routes.check(subject)
+        if not self._parts.settings.use_outbox:
+            return await self._parts.direct.send(events, retry=self._retry)
+        known = await self._known([new.event_id for new in events if new.chosen])
+        return [self._add(new, known) for new in events]
 
-    async def _send(self, new: NewEvent) -> PublishResult:
-        id_header = GEM_ID_HEADER if self._settings.gem_peer else ID_HEADER
-        message = Outgoing(
-            0, new.subject, new.body.encode(), {**new.headers, id_header: new.event_id}
-        )
-        await self._acks.publish_one(message)
+    def _add(self, new: NewEvent, known: set[str]) -> PublishResult:
+        duplicate = new.event_id in known
+        if not duplicate:
+            self._parts.outbox.add(self._session, new)
+            known.add(new.event_id)
         return PublishResult(
-            success=message.outcome is Outcome.STORED,
-            event_id=new.event_id,
-            subject=new.subject,
-            duplicate=message.duplicate,
-            error=message.error,
+            success=True, event_id=new.event_id, subject=new.subject, duplicate=duplicate
         )
+
+    async def _known(self, event_ids: Sequence[str]) -> set[str]:
+        """Return those of `event_ids` that are published already, here or in the table.
+
+        Only an id that the caller chose can be there; the others are not asked for.
+        """
+        if not event_ids:
+            return set()
+        known = {new.event_id for new in self._parts.outbox.pending(self._session)}
+        with self._session.no_autoflush:  # the locks on business rows are taken at the commit
+            for start in range(0, len(event_ids), ASKED_AT_ONCE):
+                portion = event_ids[start : start + ASKED_AT_ONCE]
+                found = await self._session.exec(
+                    select(OutboxEvent.event_id).where(col(OutboxEvent.event_id).in_(portion))
+                )
+                known.update(found)
+        return known
 
 
 def _headers(given: Mapping[str, str] | None) -> dict[str, str]:

@@ -63,6 +63,8 @@ class Topology:
         self._reported: set[str] = set()
         self._problem: str | None = f"stream {config.stream} was not looked at yet"
         self.needed = self._needed_subjects()
+        # What the stream had when it was last read; empty: it was not read, or was not there.
+        self.known_subjects: tuple[str, ...] = ()
 
     @property
     def problem(self) -> str | None:
@@ -111,8 +113,12 @@ class Topology:
 
     async def subjects(self) -> list[str]:
         """Return the subjects that the stream has now; none where there is no stream."""
+        return _subjects_of(await self._stream())
+
+    async def _stream(self) -> Json | None:
         stream = await self._api.stream(self._config.stream)
-        return _subjects_of(stream)
+        self.known_subjects = tuple(_subjects_of(stream))
+        return stream
 
     async def ack_floor(self, source: str | None = None) -> int:
         """The stream sequence up to which the durable for `source` has seen every ack."""
@@ -132,7 +138,7 @@ class Topology:
         return tuple(dict.fromkeys(subjects))
 
     async def _read(self, extra: Sequence[str]) -> tuple[Plan, Json | None]:
-        stream = await self._api.stream(self._config.stream)
+        stream = await self._stream()
         subjects = list(dict.fromkeys([*self.needed, *extra]))
         return self._compare(stream, extra, await self._owners(subjects)), stream
 
@@ -184,7 +190,7 @@ class Topology:
     async def _verify(self, extra: Sequence[str]) -> Plan:
         """Look without touching, and ask for no more than the user of such a service may."""
         try:
-            stream = await self._api.stream(self._config.stream)
+            stream = await self._stream()
         except PermissionDeniedError as error:
             self._note_problem(f"stream {self._config.stream} cannot be looked at: {error}")
             return Plan(stream=self._config.stream)
