@@ -10,11 +10,14 @@ import secrets
 
 from pydantic import SecretStr
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.problems import problem
 
 PREFIX = "/admin"
+_PASSED = "app.admin_gate.passed"  # in the scope of a request that was let in
 
 
 class AdminGate:
@@ -25,7 +28,7 @@ class AdminGate:
         self._token = token.get_secret_value().encode() if token is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not _is_guarded(scope["path"]):
+        if scope["type"] != "http" or not _is_guarded(scope):
             await self._app(scope, receive, send)
         elif self._token is None:
             detail = "Administration is switched off; set ADMIN_TOKEN to switch it on."
@@ -38,6 +41,7 @@ class AdminGate:
             )
             await answer(scope, receive, send)
         else:
+            scope[_PASSED] = True
             await self._app(scope, receive, send)
 
     def _is_right(self, authorization: str) -> bool:
@@ -48,5 +52,16 @@ class AdminGate:
         return secrets.compare_digest(sent, self._token) and scheme.lower() == "bearer"
 
 
-def _is_guarded(path: str) -> bool:
+def require_passed(request: Request) -> None:
+    """Refuse a request that reached a route without having been let in: a fault of ours."""
+    if not request.scope.get(_PASSED, False):
+        raise HTTPException(403, "The request did not come through the gate.")
+
+
+def _is_guarded(scope: Scope) -> bool:
+    """Look at the path as the router does, without what a proxy puts before it."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and path.startswith(root):
+        path = path[len(root) :]
     return path == PREFIX or path.startswith(f"{PREFIX}/")

@@ -17,8 +17,9 @@ from prometheus_client.registry import Collector
 _PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
-# What became of an event that the relay had in hand. `refused` comes again, `failed` does not;
-# `unavailable` is an outage, which counts once for each claim that it ended.
+# What became of an event. `refused` comes again, `failed` does not. `unavailable` is an outage,
+# which counts once for each of the relay's claims that it ended, and without the outbox once for
+# each event that was given up.
 RESULTS = ("published", "duplicate", "refused", "failed", "unavailable")
 
 
@@ -63,7 +64,7 @@ class PublishMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         published = Counter(
             "bridge_published_total",
-            "Events that the relay had in hand, by what became of them",
+            "Events that were sent, by what became of them",
             ("result",),
             registry=registry,
         )

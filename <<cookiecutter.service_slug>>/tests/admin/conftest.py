@@ -69,14 +69,14 @@ class Outbox:
                 text(
                     "INSERT INTO jetstream_outbox_events"
                     " (event_id, subject, payload, status, sent_at, last_error)"
-                    " VALUES (:event_id, :subject, :payload, :status, :sent_at, :error)"
+                    " VALUES (:event_id, :subject, :payload, :status, CASE :status WHEN 'sent'"
+                    " THEN strftime('%Y-%m-%d %H:%M:%f000', 'now') END, :error)"
                 ),
                 {
                     "event_id": event_id,
                     "subject": OUTGOING,
                     "payload": envelope(event_id, resource=resource),
                     "status": status,
-                    "sent_at": "2026-01-02 03:04:05.000000" if status == "sent" else None,
                     "error": "too large" if status == "failed" else None,
                 },
             )

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from app.bridge.testing import MockServer
 from app.main import create_app
 from app.problems import MAX_BODY
+from app.routers.admin import router
 from app.settings import Settings
 from tests.admin.conftest import TOKEN
 
@@ -113,3 +114,20 @@ async def test_other_paths_need_no_token(app: FastAPI, admin: httpx.AsyncClient)
     async with _client(app) as client:
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/administration")).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/api/admin/outbox", "/admin/outbox"])
+async def test_the_gate_stands_behind_a_proxy_that_adds_a_path(app: FastAPI, path: str) -> None:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, root_path="/api")
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        stranger = await client.get(path)
+        friend = await client.get(path, headers={"authorization": f"Bearer {TOKEN}"})
+
+    assert (stranger.status_code, friend.status_code) == (401, 200)
+
+
+async def test_a_route_that_is_reached_around_the_gate_refuses() -> None:
+    app = FastAPI()
+    app.include_router(router)
+    async with _client(app, authorization=f"Bearer {TOKEN}") as client:
+        assert (await client.get("/admin/topology")).status_code == 403

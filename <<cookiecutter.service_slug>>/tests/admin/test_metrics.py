@@ -189,3 +189,32 @@ async def test_values_of_a_batch_are_sorted_into_the_buckets() -> None:
         ("h_seconds_count", None): 5,
         ("h_seconds_sum", None): pytest.approx(7.65),
     }
+
+
+class TestWithoutTheOutbox:
+    """`USE_OUTBOX=false`: a request sends its event at once."""
+
+    @pytest.fixture
+    def service_settings(self, service_settings: Settings) -> Settings:
+        return service_settings.model_copy(update={"use_outbox": False})
+
+    async def test_what_is_sent_at_once_is_counted_too(
+        self, admin: httpx.AsyncClient, running_app: FastAPI, mock_nats: MockServer
+    ) -> None:
+        bridge: Bridge = running_app.state.bridge
+        database: Database = running_app.state.database
+
+        async def publish() -> bool:
+            async with database.sessions() as session:
+                return (await bridge.publisher(session).publish("order.placed", {"id": 1})).success
+
+        results = ("published", "failed", "unavailable")
+        before = {name: sample("bridge_published_total", result=name) for name in results}
+        assert await publish()
+        mock_nats.faults.refuse_publish(10054)
+        assert not await publish()
+        mock_nats.stop()
+        assert not await publish()
+
+        after = {name: sample("bridge_published_total", result=name) for name in results}
+        assert {name: after[name] - before[name] for name in results} == dict.fromkeys(results, 1)
