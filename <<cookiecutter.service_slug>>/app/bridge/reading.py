@@ -88,16 +88,13 @@ class EventReader:
             return Reading(
                 message_key(headers, None, seq), f"seq:{seq}", verdict=Verdict(reason, error)
             )
-        reading = Reading(
-            message_key(headers, envelope, metadata.sequence),
-            f"{envelope.resource_type}:{envelope.resource_id}"
-            if envelope.resource_id
-            else f"seq:{metadata.sequence}",
-            envelope,
-            self._consumers.find(envelope, self._source),
-        )
-        if reading.handler is not None:
-            self._read_payload(reading, reading.handler, envelope)
+        seq = metadata.sequence
+        resource_id = envelope.resource_id
+        resource = f"{envelope.resource_type}:{resource_id}" if resource_id else f"seq:{seq}"
+        handler = self._consumers.find(envelope, self._source)
+        reading = Reading(message_key(headers, envelope, seq), resource, envelope, handler)
+        if handler is not None:
+            self._read_payload(reading, handler, envelope)
         return reading
 
     def _read_payload(self, reading: Reading, handler: Handler, envelope: ReceivedEnvelope) -> None:

@@ -182,10 +182,10 @@ class Consumers:
 
     def find(self, envelope: ReceivedEnvelope, source: str | None) -> Handler | None:
         """Return the handler of an event from `source`, however its type is spelled."""
-        for event_type in dict.fromkeys((envelope.type, envelope.event_type)):
-            exact = self._exact.get((source, event_type))
-            if exact is not None:
-                return exact
+        exact = self._exact.get((source, envelope.type))
+        if exact is not None:
+            return exact
+        for event_type in (envelope.type, envelope.event_type):
             for handler in self._of(source):
                 if any(matches(pattern, event_type) for pattern in handler.patterns):
                     return handler

@@ -17,6 +17,7 @@ from app.bridge import (
     Retry,
     Unrecoverable,
 )
+from app.bridge.inbox import Inbox
 from tests.bridge.consuming import (
     DURABLE,
     STREAM,
@@ -28,7 +29,7 @@ from tests.bridge.consuming import (
     service_on,
 )
 from tests.bridge.support import envelope, rows
-from tests.brokers import Broker, on_nats_server
+from tests.brokers import Broker, MockBroker, on_nats_server
 from tests.servers import PostgresServer
 from tests.waiting import eventually
 
@@ -574,3 +575,41 @@ async def test_further_sources_have_a_durable_of_their_own(service: Service) -> 
     names = [c.name for c in await service.client.jetstream().consumers_info(STREAM)]
     assert sorted(names) == [DURABLE, f"{DURABLE}-shipping"]
     assert sorted(seen) == [("orders", "a"), ("shipping", "b")]
+
+
+async def test_a_failure_that_cannot_be_recorded_is_tried_again_all_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumers = Consumers()
+
+    @consumers.on("order.changed")
+    async def handle(event: Event[Change], session: AsyncSession) -> None:
+        if event.metadata.deliveries == 1:
+            raise ValueError("not yet")
+        await insert(session, event.payload.n)
+
+    async def full(*args: object, **options: object) -> bool:
+        raise OSError("no room")
+
+    monkeypatch.setattr(Inbox, "record", full)
+    await service.send_many(1, resources=1)
+    async with service.working(consumers) as bridge:
+        await eventually(service.is_empty)
+        assert bridge.failures() == []
+    assert await service.effects() == [0]
+    assert "the failure of e0 is not recorded: no room" in caplog.text
+
+
+@pytest.mark.parametrize("broker", ["mock"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_acknowledgement_lost_at_the_last_try_makes_no_dead_letter(
+    service: Service,
+) -> None:
+    assert isinstance(service.broker, MockBroker)
+    service.broker.server.faults.lose_answer()
+    await service.send_many(1, resources=1)
+    async with service.working(recording(), max_deliver=1, ack_wait=1.0):
+        await eventually(service.is_empty)
+    assert await service.effects() == [0]
+    assert await service.dead_letters() == []
+    assert (await service.inbox())["e0"] == ("processed", None)

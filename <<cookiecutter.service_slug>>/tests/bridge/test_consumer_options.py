@@ -14,7 +14,7 @@ from structlog.stdlib import BoundLogger
 
 from app.bridge import Consumers, Delays, Event, Publisher, Retry, RetryStrategy
 from app.bridge.retry import Backoff
-from tests.bridge.consuming import STREAM, Change, Service, insert, letter
+from tests.bridge.consuming import DURABLE, STREAM, Change, Service, insert, letter
 from tests.bridge.support import envelope
 from tests.waiting import eventually
 
@@ -226,6 +226,29 @@ async def test_a_durable_of_another_name_is_the_one_that_is_pulled_from(service:
     [info] = await service.client.jetstream().consumers_info(STREAM)
     assert (info.name, info.config.ack_wait) == ("billing-v2", 7.0)
     assert seen == ["billing-v2"]
+
+
+async def test_a_durable_that_was_renamed_says_which_one_to_delete(service: Service) -> None:
+    old, new = Consumers(), Consumers()
+    keeping: list[str] = []
+
+    async def handle(event: Event[dict[str, Any]]) -> None:
+        keeping.append(event.event_id)
+
+    old.on("order.changed")(handle)
+    new.on("order.changed", durable="billing-v2")(handle)
+    async with service.working(old):
+        pass
+    await service.send(envelope("e1"))
+    async with service.bridge(new) as bridge:
+
+        def told() -> bool:
+            return "delete that one to make billing-v2" in str(bridge.checks())
+
+        await eventually(told)
+        assert DURABLE in str(bridge.checks()["stream"].detail)
+        await service.client.jetstream().delete_consumer(STREAM, DURABLE)
+        await eventually(lambda: keeping == ["e1"], limit=20)
 
 
 async def test_a_short_ack_wait_of_a_source_is_kept_alive_by_its_own_measure(

@@ -12,11 +12,13 @@ import pytest
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.bridge import Consumers, DeadLetter, Event, Metadata, Publisher, Retry, Unrecoverable
+from app.bridge.inbox import Inbox
 from app.bridge.letter import read_letter
 from app.bridge.middleware import Ended
 from tests.bridge.consuming import DURABLE, STREAM, Change, Service, insert
 from tests.bridge.support import envelope, rows
 from tests.bridge.test_envelope import VECTORS
+from tests.brokers import MockBroker
 from tests.waiting import eventually
 
 LETTERS = f"{DURABLE}-dlq"
@@ -221,6 +223,56 @@ async def test_a_letter_at_rest_is_laid_down_again_without_its_handler(
         await eventually(lambda: said() == 3)
     assert tries == [1]
     assert await letters_left(service) == 1
+
+
+@pytest.mark.parametrize("broker", ["mock"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_letter_whose_acknowledgement_was_lost_is_not_handled_again(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumers = refusing()
+    seen: list[str] = []
+
+    @consumers.on_dead_letter(max_deliver=1, ack_wait="1s")
+    async def record(letter: DeadLetter) -> None:
+        assert isinstance(service.broker, MockBroker)
+        service.broker.server.faults.lose_answer()
+        seen.append(letter.event_id)
+
+    await service.send(envelope("e1", n=1))
+
+    async def gone() -> bool:
+        return bool(seen) and await letters_left(service) == 0
+
+    async with service.working(consumers):
+        await eventually(gone)
+    assert seen == ["e1"]
+    assert "stays in the stream" not in caplog.text
+
+
+async def test_that_a_letter_rests_need_not_be_recorded(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumers = refusing()
+
+    @consumers.on_dead_letter(max_deliver=1)
+    async def fail(letter: DeadLetter) -> None:
+        raise ValueError("not this one")
+
+    async def full(*args: object, **options: object) -> bool:
+        raise OSError("no room")
+
+    async with service.working(consumers) as bridge:
+        await service.send(envelope("e1", n=1))
+        await eventually(lambda: letters_left(service))
+        await eventually(lambda: "stays in the stream" in caplog.text)
+        monkeypatch.setattr(Inbox, "record", full)
+        await service.client.jetstream().publish(
+            "test.billing.sync.dlq", b"{}", headers={"Nats-Msg-Id": "dlq:other:1"}
+        )
+        await eventually(lambda: "that dlq:other:1 rests is not recorded" in caplog.text)
+        assert bridge.failures() == []
+    assert await letters_left(service) == 2
 
 
 async def test_letters_are_handled_independently_of_each_other(service: Service) -> None:

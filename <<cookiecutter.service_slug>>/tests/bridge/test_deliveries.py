@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from app.bridge import Consumers
+from app.bridge import Consumers, Event
 from app.bridge.dead_letters import MAX_ERROR, error_text, letter_headers
 from app.bridge.deliveries import Deliveries, Delivery
 from app.bridge.pace import Pace
 from app.bridge.reading import EventReader, Verdict
+from app.bridge.slots import Slots
 from tests.bridge.support import envelope
 from tests.bridge.test_envelope import VECTORS
 
@@ -213,3 +215,62 @@ def test_a_letter_keeps_the_original_headers_and_has_an_id_of_its_own() -> None:
     assert context["event_id"] == "e1"
     assert context["original_subject"] == "env.a.sync.b"
     assert all("\n" not in value and value.isascii() for value in headers.values())
+
+
+def limited(**options: Any) -> Consumers:
+    consumers = Consumers()
+
+    @consumers.on("order.changed", **options)
+    async def handle(event: Event[dict[str, Any]]) -> None: ...
+
+    @consumers.on("invoice.changed")
+    async def other(event: Event[dict[str, Any]]) -> None: ...
+
+    return consumers
+
+
+def hand_of(consumers: Consumers, kinds: str) -> Deliveries:
+    """A hand with slots, and one message of a resource of its own for each letter, `o` or `i`."""
+    hand = Deliveries(Slots())
+    reader = EventReader(consumers, None)
+    for seq, letter in enumerate(kinds, 1):
+        body = envelope(f"e{seq}", resource=str(seq), kind="order" if letter == "o" else "invoice")
+        hand.add(Delivery(message(body.encode(), seq=seq), reader))
+    return hand
+
+
+def test_a_limited_handler_has_so_many_transactions_and_no_more() -> None:
+    hand = hand_of(limited(concurrency=1), "ooiooi")
+    first = hand.take(2, alone=never_alone)
+    assert [d.seq for d in first] == [1, 2]
+    assert take(hand) == [3, 6]
+    assert take(hand) == []
+    hand.finish(first)
+    assert take(hand) == [4, 5]
+
+
+def test_a_limited_handler_has_so_many_events_in_a_transaction_and_others_fill_it() -> None:
+    hand = hand_of(limited(batch_size=2), "oooioi")
+    assert take(hand) == [1, 2, 4, 6]
+    assert take(hand) == [3, 5]
+
+
+def test_an_isolated_handler_at_its_limit_lets_others_pass() -> None:
+    consumers = limited(concurrency=1, isolated=True)
+    hand = hand_of(consumers, "ooi")
+
+    def alone(delivery: Delivery) -> bool:
+        return delivery.handler is not None and delivery.handler.options.isolated
+
+    first = hand.take(9, alone=alone)
+    assert [d.seq for d in first] == [1]
+    assert [d.seq for d in hand.take(9, alone=alone)] == [3]
+    assert hand.take(9, alone=alone) == []
+    hand.finish(first)
+    assert [d.seq for d in hand.take(9, alone=alone)] == [2]
+
+
+def test_events_that_nobody_takes_have_no_limit() -> None:
+    hand = Deliveries(Slots())
+    hand.add(delivery(1, "a"))
+    assert take(hand) == [1]

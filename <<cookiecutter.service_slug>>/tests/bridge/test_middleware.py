@@ -534,6 +534,59 @@ async def test_tracing_continues_the_trace_of_the_headers_and_binds_it_to_log_li
     assert "traceparent" not in sent["invoice:e2"][0]
 
 
+class RecordedSpan(trace.NonRecordingSpan):
+    """A span of a process that has configured OpenTelemetry."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(trace.SpanContext(1, 2, is_remote=False))
+        self.name = name
+        self.ended = False
+        self.attributes: dict[str, Any] = {}
+        self.errors: list[BaseException] = []
+        self.status: Any = None
+
+    def is_recording(self) -> bool:
+        return True
+
+    def set_attributes(self, attributes: Any) -> None:
+        self.attributes.update(attributes)
+
+    def record_exception(self, exception: BaseException, *args: Any, **options: Any) -> None:
+        self.errors.append(exception)
+
+    def set_status(self, status: Any, description: str | None = None) -> None:
+        self.status = status
+
+    def end(self, end_time: int | None = None) -> None:
+        self.ended = True
+
+
+async def test_tracing_records_a_span_where_opentelemetry_is_configured(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans: list[RecordedSpan] = []
+
+    class Tracer(trace.NoOpTracer):
+        def start_span(self, name: str, *args: Any, **options: Any) -> trace.Span:
+            spans.append(RecordedSpan(name))
+            return spans[-1]
+
+    monkeypatch.setattr(trace, "get_tracer", lambda _: Tracer())
+    consumers = Consumers()
+    consumers.use(Tracing())
+    changing(consumers, isolated=True)
+    await handled(
+        service, consumers, envelope("e1", n=1), envelope("e7", resource="7", n=7), max_deliver=1
+    )
+    assert [span.name for span in spans] == ["handle order.changed"] * 2
+    assert all(span.ended for span in spans)
+    by_id = {span.attributes["messaging.message.id"]: span for span in spans}
+    assert (by_id["e1"].errors, by_id["e1"].status) == ([], None)
+    assert [str(error) for error in by_id["e7"].errors] == ["no seven"]
+    assert by_id["e7"].status is trace.StatusCode.ERROR
+    assert not trace.get_current_span().get_span_context().is_valid
+
+
 async def test_a_handler_past_its_timeout_is_cancelled_and_tried_again(service: Service) -> None:
     consumers = Consumers()
     cancelled: list[int] = []
@@ -606,3 +659,30 @@ def test_a_timeout_leaves_some_time(limit: str | float) -> None:
         Timeout(limit)
     with pytest.raises(ConfigurationError, match="soon"):
         Timeout("soon")
+
+
+async def test_a_timeout_that_is_swallowed_leaves_nothing_of_its_handler(service: Service) -> None:
+    """Where the connection did not survive the cancelled statement, the event fails instead."""
+    consumers = Consumers()
+    ends = Ends()
+    harmless = ErrorHandling(lambda *_: None, swallow=(HandlerTimeoutError,))
+    consumers.use(ends, harmless, Timeout("300ms"))
+
+    @consumers.on("order.changed")
+    async def change(event: Event[Change], session: AsyncSession) -> None:
+        await insert(session, event.payload.n)
+        if event.payload.n == 3:
+            if service.engine.dialect.name == "postgresql":
+                await (await session.connection()).execute(text("SELECT pg_sleep(60)"))
+            await asyncio.Event().wait()
+
+    await handled(
+        service,
+        consumers,
+        *(envelope(f"e{n}", resource=str(n), n=n) for n in range(6)),
+        max_deliver=1,
+        worker_concurrency=1,
+    )
+    assert sorted(await service.effects()) == [0, 1, 2, 4, 5]
+    [outcome] = [outcome for event_id, outcome in ends.outcomes if event_id == "e3"]
+    assert outcome == ("processed" if service.engine.dialect.name == "sqlite" else "dead_lettered")

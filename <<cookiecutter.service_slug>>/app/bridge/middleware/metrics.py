@@ -76,16 +76,18 @@ class Metrics:
                 raise RegistrationError(f"{name} is told and returns at once; write `def`")
         self._on_success = on_success
         self._on_failure = on_failure
-        self._collectors = _collectors(registry)
+        collectors = _collectors(registry)
+        self._consumed = cache(collectors.consumed.labels)  # finding one's labels is half the cost
+        self._handler = cache(collectors.handler.labels)
+        self._end_to_end = collectors.end_to_end
 
     def ended(self, end: Ended) -> None:
-        collectors = self._collectors
-        collectors.consumed.labels(end.pattern, end.outcome).inc()
+        self._consumed(end.pattern, end.outcome).inc()
         if end.seconds is not None:
-            collectors.handler.labels(end.pattern).observe(end.seconds)
+            self._handler(end.pattern).observe(end.seconds)
         if end.outcome == "processed" and end.occurred_at is not None:
             age = (datetime.now(UTC) - end.occurred_at).total_seconds()
-            collectors.end_to_end.observe(max(0.0, age))
+            self._end_to_end.observe(max(0.0, age))
         self._call_back(end)
 
     def _call_back(self, end: Ended) -> None:

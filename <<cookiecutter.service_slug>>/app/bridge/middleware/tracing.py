@@ -1,14 +1,21 @@
-"""The trace that an event belongs to, in the log lines and spans of whatever handles it."""
+"""The trace that an event belongs to, in the log lines and spans of whatever handles it.
+
+Most processes record no spans. Those pay for reading the headers and for a context variable.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
+from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars, reset_contextvars
 
+from ..envelope import GEM_ID_HEADER
 from ..event import Event
 from .chain import CallNext
+
+_NOBODYS = contexts.Context()
 
 
 class Tracing:
@@ -18,33 +25,49 @@ class Tracing:
     process has configured OpenTelemetry; without that nothing is exported.
     """
 
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer("app.bridge")
+
     async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
-        headers = {name.lower(): value for name, value in event.metadata.headers.items()}
-        context = propagate.extract(headers)
-        tracer = trace.get_tracer("app.bridge")
-        with (
-            tracer.start_as_current_span(
-                f"handle {event.type}",
-                context=context,
-                kind=trace.SpanKind.CONSUMER,
-                attributes={
-                    "messaging.system": "nats",
-                    "messaging.operation.type": "process",
-                    "messaging.destination.name": event.metadata.subject,
-                    "messaging.consumer.group.name": event.metadata.consumer,
-                    "messaging.message.id": event.event_id,
-                },
-            ) as span,
-            bound_contextvars(trace_id=event.trace_id, event_id=event.event_id, **_of_span(span)),
-        ):
+        carrier = {
+            name: value
+            for key, value in event.metadata.headers.items()
+            if (name := key.lower()) != GEM_ID_HEADER
+        }
+        parent = propagate.extract(carrier, _NOBODYS) if carrier else _NOBODYS
+        span = self._tracer.start_span(
+            f"handle {event.type}", context=parent, kind=trace.SpanKind.CONSUMER
+        )
+        if span.is_recording():
+            span.set_attributes(_attributes(event))
+        bound = {"trace_id": event.trace_id, "event_id": event.event_id, **_of_span(span)}
+        attached = contexts.attach(trace.set_span_in_context(span, parent))
+        tokens = bind_contextvars(**bound)
+        try:
             await call_next(event)
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+        finally:
+            reset_contextvars(**tokens)
+            contexts.detach(attached)
+            span.end()
+
+
+def _attributes(event: Event[Any]) -> dict[str, str]:
+    return {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": event.metadata.subject,
+        "messaging.consumer.group.name": event.metadata.consumer,
+        "messaging.message.id": event.event_id,
+    }
 
 
 def _of_span(span: trace.Span) -> dict[str, str]:
     """The W3C ids, beside the envelope's own trace id, which need not be one."""
-    found = span.get_span_context()
-    if not found.is_valid:
+    ids = span.get_span_context()
+    if not ids.is_valid:
         return {}
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier, trace.set_span_in_context(span))
-    return {"traceparent": carrier["traceparent"]} if "traceparent" in carrier else {}
+    return {"traceparent": f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"}
