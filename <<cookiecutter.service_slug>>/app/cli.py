@@ -2,14 +2,14 @@
 
 Each group of commands is a module of `app/commands/`. What a command says goes to stdout, for a
 person, or with `--json` for a program; what went wrong goes to stderr. Exit status: 0 fine,
-1 failed, 2 bad input.
+1 failed, 2 bad input, 3 a difference.
 """
 
 from __future__ import annotations
 
 import typer
 
-from app.commands import new
+from app.commands import new, permissions, topology
 
 cli = typer.Typer(
     name="python -m app.cli",
@@ -20,6 +20,8 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 cli.add_typer(new.commands, name="new")
+cli.command("permissions", epilog=permissions.EPILOG)(permissions.command)
+cli.add_typer(topology.commands, name="topology")
 
 
 @cli.callback()

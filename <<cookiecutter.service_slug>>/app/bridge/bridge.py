@@ -41,7 +41,7 @@ from .reign import Reign
 from .relay import ROUND_LIMIT, Relay, RelaySettings
 from .retry import Backoff, RetryStrategy
 from .routes import Routes
-from .tasks import Tasks
+from .tasks import Tasks, happens
 from .topology import Topology
 from .wake import listen
 from .workers import Workers, warn_of_unused
@@ -235,9 +235,14 @@ class Bridge:
             self._provision_now.set()
 
     async def _provision(self) -> None:
-        """Ensure the stream at each connect, for a server may come back without it."""
+        """Ensure the stream at each connect, for a server may come back without it.
+
+        And again while something is wrong: a consumer may have been found wanting since.
+        """
         while True:
-            await self._provision_now.wait()
+            connected = await happens(self._provision_now, PROVISION_MAX)
+            if not connected and self.topology.problem is None:
+                continue
             self._provision_now.clear()
             pause = PROVISION_MIN
             while self.connection.connected and not await self._ensured():

@@ -234,6 +234,8 @@ def _text(error: BaseException) -> str:
         return f"the server's certificate is not trusted: {error.verify_message}; see NATS_TLS_CA"
     if "authorization violation" in text.lower():
         return "NATS refuses the login (authorization violation); check its user or token"
+    if "authentication expired" in text.lower():
+        return "the credentials have expired (user authentication expired); renew NATS_CREDS_FILE"
     if isinstance(error, TimeoutError):
         return "the server did not answer in time"
     return text.removeprefix("nats: ")

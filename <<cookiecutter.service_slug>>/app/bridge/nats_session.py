@@ -293,9 +293,15 @@ class Session:
 
 
 def _right(subject: str) -> str:
-    """What has to be granted for `subject`: each acknowledgement has a subject of its own."""
+    """What has to be granted for `subject`: each acknowledgement has a subject of its own.
+
+    It has nine parts, or more where the server puts domain and account before the stream's name.
+    """
     tokens = subject.split(".")
-    return ".".join([*tokens[:4], ">"]) if subject.startswith("$js.ack.") else subject
+    if not subject.startswith("$js.ack."):
+        return subject
+    stream = 2 if len(tokens) <= 9 else 4
+    return ".".join(["$js.ack", *tokens[stream : stream + 2], ">"])
 
 
 def _result(reply: asyncio.Task[Msg], subject: str, limit: float) -> Msg:

@@ -62,8 +62,9 @@ def permissions(
     """What a service with this configuration needs, `config.auto_provision` included.
 
     `durables` are those that its handlers need. `destinations` are services beside the default one
-    to which it sends. `admin` adds what listing, replaying and purging dead letters needs; it goes
-    beyond the service's own subjects, since JetStream cannot restrict it to them.
+    to which it sends. `admin` adds what the people need who look at dead letters, replay or remove
+    them, and look at the topology; it goes beyond the service's own subjects, since JetStream
+    cannot restrict it to them.
     """
     rights = [*runtime_rights(config, durables, destinations=destinations)]
     does = "binds to what an administrator provisioned"
@@ -120,10 +121,11 @@ def _operating(config: BridgeConfig, durables: Sequence[DurableSpec]) -> Iterato
     whole = "of any service on this stream"
     yield Right(f"{api}.STREAM.MSG.GET.{stream}", f"reads dead letters; and messages {whole}")
     yield Right(f"{api}.STREAM.MSG.DELETE.{stream}", f"removes them; and messages {whole}")
-    yield Right(f"{api}.STREAM.PURGE.{stream}", f"purges them; and messages {whole}")
     for spec in durables:
         if spec.source != DEAD_LETTERS:
             yield Right(spec.subject, f"replays {_events_of(config, spec)}")
+    yield Right(f"{api}.STREAM.NAMES", "shows which stream owns a subject")
+    yield Right(f"{api}.CONSUMER.LIST.{stream}", "shows who reads the stream, and how far")
 
 
 def _events_of(config: BridgeConfig, spec: DurableSpec) -> str:

@@ -61,6 +61,7 @@ class Topology:
         self._settle_limit = settle_limit
         self._lock = asyncio.Lock()
         self._reported: set[str] = set()
+        self._may_ask_owners = True
         self._problem: str | None = f"stream {config.stream} was not looked at yet"
         self.needed = self._needed_subjects()
         # What the stream had when it was last read; empty: it was not read, or was not there.
@@ -70,6 +71,11 @@ class Topology:
     def problem(self) -> str | None:
         problems = (self._problem, self._durables.problem)
         return "; ".join(problem for problem in problems if problem) or None
+
+    @property
+    def sources(self) -> tuple[str | None, ...]:
+        """The sources whose durables this process reads from."""
+        return tuple(self._specs)
 
     async def plan(self, *, extra_subjects: Iterable[str] = ()) -> Plan:
         """Say what `ensure` and `ensure_consumer` would do; change nothing.
@@ -210,10 +216,16 @@ class Topology:
         return plan
 
     async def _owners_if_permitted(self, subjects: Sequence[str]) -> dict[str, list[str]]:
-        """Who has what our stream lacks; whoever provisions it will be told in any case."""
+        """Who has what our stream lacks; whoever provisions it will be told in any case.
+
+        Asked until it is refused: each refusal is a line in the server's log.
+        """
+        if not self._may_ask_owners:
+            return {}
         try:
             return await self._owners(subjects)
         except PermissionDeniedError:
+            self._may_ask_owners = False
             return {}
 
     async def _owners(self, subjects: Sequence[str]) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ class Status(IntEnum):
     FINE = 0
     FAILED = 1
     BAD_INPUT = 2
+    DIFFERENCE = 3  # something is not as it should be, and nothing failed
 
 
 def answer(text: str, data: Mapping[str, object], *, as_json: bool) -> None:

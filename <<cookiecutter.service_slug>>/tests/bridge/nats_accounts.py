@@ -6,24 +6,18 @@ import base64
 import hashlib
 import json
 import os
-import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import nkeys  # type: ignore[import-untyped]
-import pytest
+import trustme
 
-_EXTENSIONS = """
-subjectAltName=DNS:localhost,IP:127.0.0.1
-basicConstraints=CA:FALSE
-keyUsage=digitalSignature
-extendedKeyUsage=serverAuth,clientAuth
-"""
+from app.bridge.permissions import Permissions
 
-
-_NEW_KEY = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=test"
+_UNLIMITED = dict.fromkeys(
+    ("subs", "data", "payload", "conn", "leaf", "imports", "exports"), -1
+) | dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
 
 
 @dataclass(frozen=True)
@@ -39,30 +33,50 @@ def new_key(prefix: int = nkeys.PREFIX_BYTE_USER) -> Key:
     return Key(public=nkeys.from_seed(seed).public_key.decode(), seed=seed.decode())
 
 
-def credentials(*, expires_in: float | None = None) -> tuple[str, str]:
-    """Return the configuration of a server with an operator, and a user's credentials file.
+class Operator:
+    """Signs for one account, which may use JetStream, and its users."""
 
-    `expires_in` is in seconds.
-    """
-    operator, account = new_key(nkeys.PREFIX_BYTE_OPERATOR), new_key(nkeys.PREFIX_BYTE_ACCOUNT)
-    operator_jwt = _jwt(operator, operator.public, "operator", {"type": "operator"})
-    account_jwt = _jwt(operator, account.public, "account", {"type": "account"})
-    config = (
-        f"operator: {operator_jwt}\nresolver: MEMORY\n"
-        f"resolver_preload: {{ {account.public}: {account_jwt} }}"
-    )
-    return config, user_credentials(account, expires_in=expires_in)
+    def __init__(self) -> None:
+        self._key = new_key(nkeys.PREFIX_BYTE_OPERATOR)
+        self._account = new_key(nkeys.PREFIX_BYTE_ACCOUNT)
+        self._system = new_key(nkeys.PREFIX_BYTE_ACCOUNT)
+
+    @property
+    def server_config(self) -> str:
+        """The configuration of a server that trusts this operator and nobody else."""
+        operator = _jwt(self._key, self._key.public, "operator", {"type": "operator"})
+        limits = {self._account: _UNLIMITED, self._system: {}}
+        accounts = [
+            f"{key.public}: {_jwt(self._key, key.public, 'account', _account_claims(of))}"
+            for key, of in limits.items()
+        ]
+        return (
+            f"operator: {operator}\nresolver: MEMORY\nsystem_account: {self._system.public}\n"
+            f"resolver_preload: {{ {', '.join(accounts)} }}"
+        )
+
+    def credentials(
+        self, *, rights: Permissions | None = None, expires_in: float | None = None
+    ) -> str:
+        """The credentials file of a new user; without `rights` it may do everything.
+
+        `expires_in` is in seconds.
+        """
+        user = new_key()
+        claims: dict[str, object] = {"type": "user", "subs": -1, "data": -1, "payload": -1}
+        if rights is not None:
+            claims["pub"] = {"allow": [right.subject for right in rights.publish]}
+            claims["sub"] = {"allow": [right.subject for right in rights.subscribe]}
+        user_jwt = _jwt(self._account, user.public, "user", claims, expires_in=expires_in)
+        return (
+            f"-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n"
+            "************************* IMPORTANT *************************\n"
+            f"-----BEGIN USER NKEY SEED-----\n{user.seed}\n------END USER NKEY SEED------\n"
+        )
 
 
-def user_credentials(account: Key, *, expires_in: float | None = None) -> str:
-    user = new_key()
-    limits = {"type": "user", "subs": -1, "data": -1, "payload": -1}
-    user_jwt = _jwt(account, user.public, "user", limits, expires_in=expires_in)
-    return (
-        f"-----BEGIN NATS USER JWT-----\n{user_jwt}\n------END NATS USER JWT------\n\n"
-        "************************* IMPORTANT *************************\n"
-        f"-----BEGIN USER NKEY SEED-----\n{user.seed}\n------END USER NKEY SEED------\n"
-    )
+def _account_claims(limits: dict[str, int]) -> dict[str, object]:
+    return {"type": "account", **({"limits": limits} if limits else {})}
 
 
 def _jwt(
@@ -73,14 +87,12 @@ def _jwt(
     *,
     expires_in: float | None = None,
 ) -> str:
-    limits = {"subs": -1, "data": -1, "payload": -1, "conn": -1, "leaf": -1, "imports": -1}
-    limits |= {"exports": -1}
     claims: dict[str, object] = {
         "iat": int(time.time()),
         "iss": issuer.public,
         "sub": subject,
         "name": name,
-        "nats": {"version": 2, **({"limits": limits} if name == "account" else {}), **nats},
+        "nats": {"version": 2, **nats},
     }
     if expires_in is not None:
         claims["exp"] = int(time.time() + expires_in)
@@ -115,31 +127,21 @@ class Certificates:
         return f"tls {{ {files}, {verify} }}"
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """Make them with the openssl command; skip the test where there is none."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    _openssl(
-        f"req -x509 {_NEW_KEY} -keyout ca-key.pem -out ca.pem -days 2 -addext keyUsage=keyCertSign",
-        folder,
-    )
-    (folder / "extensions").write_text(_EXTENSIONS)
-    for name in ("server", "client"):
-        _openssl(f"req {_NEW_KEY} -keyout {name}-key.pem -out {name}.csr", folder)
-        _openssl(
-            f"x509 -req -in {name}.csr -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 2 "
-            f"-out {name}.pem -extfile extensions",
-            folder,
-        )
-    return Certificates(
+def make_certificates(folder: Path, *hosts: str) -> Certificates:
+    """Make them for a server on `hosts`; without any, on this machine."""
+    authority = trustme.CA()
+    made = Certificates(
         authority=folder / "ca.pem",
         server=folder / "server.pem",
         server_key=folder / "server-key.pem",
         client=folder / "client.pem",
         client_key=folder / "client-key.pem",
     )
-
-
-def _openssl(arguments: str, folder: Path) -> None:
-    command = ["openssl", *arguments.split()]
-    subprocess.run(command, check=True, capture_output=True, timeout=30, cwd=folder)
+    authority.cert_pem.write_to_path(made.authority)
+    server = authority.issue_cert(*(hosts or ("localhost", "127.0.0.1")))
+    server.cert_chain_pems[0].write_to_path(made.server)
+    server.private_key_pem.write_to_path(made.server_key)
+    client = authority.issue_cert("orders@example.org")
+    client.cert_chain_pems[0].write_to_path(made.client)
+    client.private_key_pem.write_to_path(made.client_key)
+    return made

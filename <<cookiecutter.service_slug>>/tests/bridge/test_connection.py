@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,32 +21,20 @@ from app.bridge.errors import (
     RequestTimeoutError,
 )
 from app.bridge.limits import Timing
-from tests.bridge.nats_accounts import (
-    Certificates,
-    credentials,
-    make_certificates,
-    new_key,
+from tests.bridge.connections import (
+    CLOSED,
+    CONNECTED,
+    DISCONNECTED,
+    REPLACED,
+    Watched,
+    connected,
 )
 from tests.servers import NatsServer, free_port
 from tests.waiting import eventually
 
-CONNECTED = ConnectionEvent.CONNECTED
-DISCONNECTED = ConnectionEvent.DISCONNECTED
-REPLACED = ConnectionEvent.REPLACED
-CLOSED = ConnectionEvent.CLOSED
-
 LOGIN: dict[str, Any] = {"user": "api", "password": "right"}
 
 QUICK = Timing(probe_interval=0.1, probe_timeout=0.3, silent_probes=3, stable_after=0.5)
-
-
-class Watched:
-    """A connection, and the events that it announced."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.events: list[ConnectionEvent] = []
-        connection.add_listener(self.events.append)
 
 
 def client_of(watched: Watched) -> Client:
@@ -57,37 +43,8 @@ def client_of(watched: Watched) -> Client:
     return client
 
 
-@contextlib.asynccontextmanager
-async def connected(
-    *urls: str,
-    timing: Timing | None = None,
-    inbox_prefix: str | None = None,
-    wait: bool = True,
-    **options: Any,
-) -> AsyncIterator[Watched]:
-    connection = Connection(
-        ConnectionOptions(urls=urls, **options),
-        name="orders",
-        inbox_prefix=inbox_prefix,
-        timing=timing,
-    )
-    watched = Watched(connection)
-    await connection.start()
-    try:
-        if wait:
-            await connection.wait_connected(10)
-        yield watched
-    finally:
-        await connection.close(timeout=3)
-
-
 def _no_longer(connection: Connection, client: Client) -> Callable[[], bool]:
     return lambda: connection.connected and connection.client is not client
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
@@ -219,25 +176,6 @@ async def test_rotated_credentials_end_the_client_and_restored_ones_bring_a_new_
             assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
 
 
-async def test_an_expired_jwt_is_read_anew_from_its_file(tmp_path: Path) -> None:
-    config, _ = credentials()
-    file = tmp_path / "user.creds"
-    config, short = credentials(expires_in=2)
-    file.write_text(short)
-    with NatsServer(config=config, jetstream=False) as server:
-        async with connected(server.url, creds_file=str(file)) as watched:
-            await eventually(lambda: DISCONNECTED in watched.events)
-            await eventually(lambda: "login" in (watched.connection.error or ""))
-            # The same account cannot sign here any more: another server of the same address.
-            other_config, valid = credentials()
-            server.terminate()
-            server.config = other_config
-            file.write_text(valid)
-            server.start()
-            await watched.connection.wait_connected(8)
-            assert watched.events[-1] is REPLACED
-
-
 async def test_a_frozen_server_is_given_up_for_another_one(
     nats_server: NatsServer, other_server: NatsServer
 ) -> None:
@@ -297,124 +235,6 @@ async def test_a_raising_listener_harms_neither_the_others_nor_the_reconnect(
     finally:
         await connection.close()
     assert watched.events[-1] is CLOSED
-
-
-# --- logging in
-
-
-@pytest.mark.parametrize("how", ["settings", "address"])
-async def test_a_refused_login_is_told_without_the_password(
-    how: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    config = "authorization { users: [{ user: api, password: right }] }"
-    with NatsServer(config=config) as server:
-        url = server.url
-        options: dict[str, Any] = {"user": "api", "password": "top-s3cret"}
-        if how == "address":
-            url, options = url.replace("//", "//api:top-s3cret@"), {}
-        async with connected(url, wait=False, **options) as watched:
-            await eventually(lambda: watched.connection.error is not None)
-            with pytest.raises(NotConnectedError) as raised:
-                await watched.connection.wait_connected(0.2)
-            assert "authorization violation" in str(raised.value)
-            assert "top-s3cret" not in str(raised.value)
-            assert "top-s3cret" not in (watched.connection.error or "")
-            assert "top-s3cret" not in caplog.text
-            assert "top-s3cret" not in str(watched.connection.addresses)
-
-
-async def test_user_and_password_log_in_also_from_an_address_with_escapes() -> None:
-    config = 'authorization { users: [{ user: api, password: "p@ss:w/rd" }] }'
-    with NatsServer(config=config) as server:
-        async with connected(server.url, user="api", password="p@ss:w/rd"):
-            pass
-        async with connected(server.url.replace("//", "//api:p%40ss%3Aw%2Frd@")):
-            pass
-
-
-async def test_a_token_logs_in() -> None:
-    with NatsServer(config="authorization { token: a-long-token }") as server:
-        async with connected(server.url, token="a-long-token"):
-            pass
-        async with connected(server.url.replace("//", "//a-long-token@")):
-            pass
-
-
-async def test_an_nkey_logs_in(tmp_path: Path) -> None:
-    key = new_key()
-    (tmp_path / "user.nk").write_text(key.seed + "\n")
-    with NatsServer(config=f"authorization {{ users: [{{ nkey: {key.public} }}] }}") as server:
-        async with connected(server.url, nkey_file=str(tmp_path / "user.nk")):
-            pass
-
-
-async def test_a_credentials_file_logs_in(tmp_path: Path) -> None:
-    config, text = credentials()
-    (tmp_path / "user.creds").write_text(text)
-    with NatsServer(config=config, jetstream=False) as server:
-        async with connected(server.url, creds_file=str(tmp_path / "user.creds")):
-            pass
-
-
-# --- TLS
-
-
-async def test_tls_connects_with_its_authority_and_reconnects(certificates: Certificates) -> None:
-    with NatsServer(config=certificates.server_config()) as server:
-        url = server.url.replace("nats://", "tls://")
-        async with connected(url, tls_ca=str(certificates.authority)) as watched:
-            server.restart()
-            await eventually(lambda: watched.events == [CONNECTED, DISCONNECTED, CONNECTED])
-
-
-async def test_tls_with_a_client_certificate(certificates: Certificates) -> None:
-    with NatsServer(config=certificates.server_config(verify_clients=True)) as server:
-        options: dict[str, Any] = {"tls_ca": str(certificates.authority)}
-        url = server.url.replace("nats://", "nats+tls://")
-        async with connected(url, wait=False, **options) as watched:
-            await eventually(lambda: watched.connection.error is not None)
-            assert not watched.connection.connected
-        options |= {"tls_cert": str(certificates.client), "tls_key": str(certificates.client_key)}
-        async with connected(url, **options):
-            pass
-
-
-async def test_an_untrusted_certificate_is_told_and_hangs_nothing(
-    certificates: Certificates,
-) -> None:
-    with NatsServer(config=certificates.server_config()) as server:
-        url = server.url.replace("nats://", "tls://")
-        async with connected(url, wait=False) as watched:
-            await eventually(lambda: "not trusted" in (watched.connection.error or ""), limit=3)
-            began = time.monotonic()
-            await watched.connection.close(timeout=2)
-            assert time.monotonic() - began < 2.5
-
-
-@pytest.mark.parametrize("how", ["scheme", "authority"])
-async def test_a_plaintext_server_is_refused_before_the_login_is_sent(
-    certificates: Certificates, how: str
-) -> None:
-    heard = bytearray()
-
-    async def plaintext(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b'INFO {"server_id":"x","version":"2.15.1","max_payload":1048576}\r\n')
-        with contextlib.suppress(OSError):
-            heard.extend(await reader.read(1000))
-        writer.close()
-
-    server = await asyncio.start_server(plaintext, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    scheme = "tls" if how == "scheme" else "nats"
-    options: dict[str, Any] = {}
-    if how == "authority":
-        options["tls_ca"] = str(certificates.authority)
-    url = f"{scheme}://127.0.0.1:{port}"
-    async with server, connected(url, wait=False, **LOGIN, **options) as watched:
-        await eventually(lambda: "does not offer TLS" in (watched.connection.error or ""))
-        assert not watched.connection.connected
-    assert bytes(heard) == b""
 
 
 # --- permissions
@@ -479,13 +299,17 @@ async def test_refused_acknowledgements_count_as_one_right_for_a_while(
     with NatsServer(config=restricted('"orders.>"', '"_INBOX_orders.>"')) as server:
         async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
             connection = watched.connection
-            for number in range(3):
-                subject = f"$JS.ACK.Stream.worker.1.{number}.{number}.17.0"
+            for subject in (
+                "$JS.ACK.Stream.worker.1.1.1.17.0",
+                "$JS.ACK.Stream.worker.1.2.2.17.0",
+                "$JS.ACK._.szMpdrwD.Stream.further.1.1.1.17.0",  # as a feature flag has it
+            ):
                 await client_of(watched).publish(subject, b"+ACK")
             right = "$JS.ACK.Stream.worker.>"
             await eventually(
                 lambda: f"publish on {right}; grant" in (connection.denial(right) or "")
             )
+            await eventually(lambda: connection.denial("$JS.ACK.Stream.further.>"))
             assert connection.denial("$JS.ACK.Stream.other.>") is None
             await eventually(lambda: connection.denial(right) is None)  # it may be granted by now
 

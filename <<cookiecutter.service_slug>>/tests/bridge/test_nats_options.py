@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import nats.errors
 import pytest
 
 from app.bridge.config import ConnectionOptions
@@ -136,7 +137,9 @@ def test_secrets_are_masked_in_any_text(text: str, masked: str) -> None:
     assert options.mask(text) == masked
 
 
-def test_an_error_without_words_is_named() -> None:
+def test_an_error_is_told_in_words() -> None:
     options = NatsOptions(ConnectionOptions())
     assert options.describe(ValueError()) == "ValueError"
+    expired = nats.errors.Error("nats: 'User Authentication Expired'")
+    assert options.describe(expired).endswith("renew NATS_CREDS_FILE")
     assert options.describe(TimeoutError()) == "the server did not answer in time"

@@ -380,8 +380,9 @@ async def test_an_operator_reads_replays_and_removes_letters_with_the_admin_righ
     requests = {
         f"$JS.API.STREAM.MSG.GET.{STREAM}": {"last_by_subj": "test.orders.sync.dlq"},
         f"$JS.API.STREAM.MSG.DELETE.{STREAM}": {"seq": 1},
-        f"$JS.API.STREAM.PURGE.{STREAM}": {"filter": "test.orders.sync.dlq"},
         IN: {},
+        "$JS.API.STREAM.NAMES": {},
+        f"$JS.API.CONSUMER.LIST.{STREAM}": {},
     }
     assert set(requests) == set(added)
     for rights in (BINDING, operating):

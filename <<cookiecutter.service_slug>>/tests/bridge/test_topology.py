@@ -659,6 +659,9 @@ async def test_a_user_who_may_only_look_at_the_stream_checks_that(broker: Broker
         topology = orders.topology(auto_provision=False)
         await topology.ensure()
         assert "does not exist" in (topology.problem or "")
+        orders.asked.clear()
+        await topology.ensure()
+        assert orders.asked == [f"STREAM.INFO.{STREAM}"]  # who owns the subjects was refused
 
 
 # --- without NATS or JetStream

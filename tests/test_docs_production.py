@@ -1,0 +1,110 @@
+"""The numbers and names of docs/production.md are those of the code and of the measurements."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from typing import Any
+
+import pytest
+from baking import ROOT, TEMPLATE
+
+sys.path.insert(0, str(TEMPLATE))
+
+from app import advice, database, runtime
+from app.bridge import acks, leases, pace, relay
+from app.bridge.limits import Timing
+from app.settings import Settings, read_settings
+
+PAGE = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
+FLAT = " ".join(PAGE.split())
+NAMES = {name.upper() for name in Settings.model_fields}
+NO_SETTINGS = {"LISTEN", "SIGTERM"}
+ROWS = {  # of the table of measurements, and where it is in the results
+    "relay": ("relay", "relay"),
+    "relay, 50 resources only": ("relay", "relay, 50 hot resources"),
+    "worker with inbox": ("consume", "worker"),
+}
+FREE_CONNECTIONS = 97  # PostgreSQL's default of 100, less three for superusers
+
+
+def settings(**changes: Any) -> Settings:
+    url = "postgresql+asyncpg://nobody@localhost/none"
+    return read_settings(_env_file=None, database_url=url, **changes)
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("APP_NAME", "orders")
+    monkeypatch.setenv("DESTINATION_APP", "billing")
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    named = set(re.findall(r"`([A-Z][A-Z_]+)(?:=[^`]*)?`", PAGE))
+    assert named - NO_SETTINGS <= NAMES
+    assert len(named) > 20
+
+
+def test_every_value_in_parentheses_is_the_default() -> None:
+    shown = re.findall(r"`([A-Z_]+)` \((\w+)\)", PAGE)
+    assert len(shown) == 5
+    for name, value in shown:
+        field = Settings.model_fields[name.lower()]
+        assert getattr(settings(), name.lower()) == getattr(
+            settings(**{name.lower(): value}), name.lower()
+        ), f"{name} is {field.default} by default"
+
+
+def test_the_table_of_connections_is_the_pool_s() -> None:
+    rows = re.findall(r"^\| (\d+)(?: \(default\))? \| (\d+) \| (\d+) \| (\d+) \|$", PAGE, re.M)
+    assert [int(row[0]) for row in rows] == [4, settings().worker_concurrency, 16]
+    for row in rows:
+        concurrency, at_rest, at_all, fitting = map(int, row)
+        engine = database.open_database(settings(worker_concurrency=concurrency)).engine
+        pool = engine.sync_engine.pool
+        assert pool.size() == at_rest  # type: ignore[attr-defined]
+        assert pool.size() + pool._max_overflow == at_all  # type: ignore[attr-defined]
+        assert 2 * concurrency + 5 == at_all
+        assert fitting == FREE_CONNECTIONS // at_all
+    assert "5 x 21 = 105" in PAGE
+
+
+def test_the_times_are_those_of_the_code() -> None:
+    timeout = settings().bridge().publish_timeout
+    longest = relay.ROUND_LIMIT + relay.PROBE_MAX + timeout
+    grace, after = settings().shutdown_grace, runtime._AFTER_GRACE
+    backoff = settings().backoff[: settings().max_deliver - 1]
+    timing = Timing()
+    assert timing.silent_probes == 3
+    for sentence in (
+        f"at most {longest:g} s: a round of the relay ({relay.ROUND_LIMIT:g} s), a pause "
+        f"({relay.PROBE_MAX:g} s) and the deadline of the next try ({timeout:g} s)",
+        f"take over at most {leases.LEASE_SECONDS:g} s after a crash",
+        f"three probes in a row, {timing.probe_interval:g} s apart",
+        f"a few events, every {relay.PROBE_MAX:g} s at the latest",
+        f"ended {after:g} s after its grace",
+        f"grace + {after:g} s, {grace + after:g} s at the default",
+        f"Up to {acks.WINDOW} messages are in flight",
+        f"at the defaults {' + '.join(f'{pause:g}' for pause in backoff)} s of pauses",
+        f"`ADMIN_TOKEN`: {advice._SHORT_TOKEN} characters or more",
+    ):
+        assert sentence in FLAT
+    assert grace + after < 40
+    assert (relay.IDLE_MAX, pace.BATCH_SECONDS, acks.DEFAULT_MAX_PAYLOAD) == (1.0, 0.25, 2**20)
+
+
+def test_the_measurements_are_in_the_results() -> None:
+    rows = re.findall(r"^\| ([^|]+) \| ([\d,]+) to ([\d,]+) \| ([\d.]+) \| `(\S+)` \|$", PAGE, re.M)
+    assert len(rows) == 3
+    for name, least, most, ratio, path in rows:
+        result = json.loads((ROOT / path).read_text())
+        kind, key = ROWS[name]
+        table = result[kind]["rows"]
+        measured = table[key]["events_per_second"]
+        bare = next(iter(table.values()))["events_per_second"]
+        assert [f"{round(value):,}" for value in (min(measured), max(measured))] == [least, most]
+        assert f"{statistics.median(measured) / statistics.median(bare):.2f}" == ratio
