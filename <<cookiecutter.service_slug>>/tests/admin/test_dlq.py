@@ -412,3 +412,27 @@ async def test_a_server_that_is_silent_is_not_waited_for_long(
     for path in ("/admin/dlq", "/admin/dlq/1", "/admin/topology"):
         assert (await admin.get(path)).status_code == 503
     assert mock_nats.now() - began < 3 * 2.5
+
+
+async def test_a_stream_that_lets_nothing_be_deleted_keeps_its_letters_and_says_so(
+    admin: httpx.AsyncClient, dead: Dead, mock_nats: MockServer
+) -> None:
+    await dead.add(1)
+    mock_nats.streams[STREAM].config["deny_delete"] = True
+    [sequence] = _letters(mock_nats)
+    answer = await admin.delete(f"/admin/dlq/{sequence}")
+
+    assert answer.status_code == 503
+    assert "not permitted" in answer.json()["detail"]
+    assert _letters(mock_nats) == [sequence]
+
+
+async def test_without_the_stream_a_replay_of_many_says_so(
+    admin: httpx.AsyncClient, bridge: Bridge, mock_nats: MockServer
+) -> None:
+    await bridge.stop()
+    mock_nats.drop_stream(STREAM)
+    answer = await admin.post("/admin/dlq/replay", json={"limit": 1})
+
+    assert answer.status_code == 503
+    assert f"stream {STREAM} does not exist" in answer.json()["detail"].lower()

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.bridge import Bridge
+from app.bridge.queue_metrics import QueueMetrics
 from app.bridge.testing import Deliver, MockServer, Published, VirtualClock
 from app.database import Database
 from app.settings import Settings
@@ -115,6 +116,18 @@ async def test_a_scrape_does_not_wait_for_a_silent_server(
 @pytest.fixture
 def service_settings(service_settings: Settings) -> Settings:
     return service_settings.model_copy(update={"outbox_max_attempts": 2})
+
+
+async def test_a_process_that_stops_does_not_wait_for_a_reading(
+    admin: httpx.AsyncClient, running_app: FastAPI, mock_nats: MockServer
+) -> None:
+    mock_nats.faults.slow("3s")
+    await _gauges(admin)
+    queues: QueueMetrics = running_app.state.queues
+    began = mock_nats.now()
+    await queues.close()
+
+    assert mock_nats.now() - began < 0.5
 
 
 async def test_published_events_are_counted_by_what_became_of_them(

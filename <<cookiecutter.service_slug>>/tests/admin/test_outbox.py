@@ -120,6 +120,18 @@ async def test_a_bad_question_is_refused(admin: httpx.AsyncClient, query: dict[s
     assert answer.json()["errors"][0]["field"] == f"query.{next(iter(query))}"
 
 
+async def test_a_misspelt_or_repeated_parameter_is_refused(admin: httpx.AsyncClient) -> None:
+    for query, said in (
+        ("statuss=failed", "known are after, event_id, limit, resource, status"),
+        ("status=failed&status=sent", "more than once"),
+    ):
+        answer = await admin.get(f"/admin/outbox?{query}")
+        assert answer.status_code == 422
+        assert said in answer.json()["errors"][0]["detail"]
+    none = await admin.get("/admin/topology?verbose=1")
+    assert "takes none" in none.json()["errors"][0]["detail"]
+
+
 async def test_one_row_is_shown_whole(admin: httpx.AsyncClient, outbox: Outbox) -> None:
     await outbox.add("e1", status="failed")
     answer = await admin.get("/admin/outbox/e1")

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bridge import Bridge, Consumers, Event, Unrecoverable
-from app.bridge.errors import NotFoundError
+from app.bridge.errors import NotFoundError, NotPossibleError
 from app.bridge.letter_box import Choice, read_headers
 from app.bridge.queue_metrics import QueueMetrics
 from tests.admin.conftest import sample
@@ -103,6 +103,17 @@ async def test_a_letter_is_discarded_and_others_stay(service: Service) -> None:
         with pytest.raises(NotFoundError):
             await letters.discard(page.items[0].metadata.sequence)
     assert [letter.event_id for letter in (await letters.page()).items] == ["e2"]
+
+
+async def test_a_letter_that_does_not_tell_where_it_came_from_stays(service: Service) -> None:
+    client = await service.broker.connect()
+    stored = await client.jetstream().publish("test.orders.sync.dlq", b"what is this")
+    await client.close()
+    letters = service.bridge.letters
+
+    with pytest.raises(NotPossibleError, match="does not tell its original subject"):
+        await letters.replay(stored.seq)
+    assert (await letters.get(stored.seq)).body == b"what is this"
 
 
 async def test_the_stream_and_its_consumers_are_seen(service: Service) -> None:

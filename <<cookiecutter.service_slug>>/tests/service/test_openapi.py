@@ -44,7 +44,10 @@ schema = schemathesis.openapi.from_dict(
         projects=ProjectsConfig(
             default=ProjectConfig(
                 generation=GenerationConfig(
-                    max_examples=EXAMPLES, deterministic=True, no_shrink=True
+                    max_examples=EXAMPLES,
+                    deterministic=True,
+                    no_shrink=True,
+                    with_security_parameters=False,  # each case is sent with the token
                 )
             )
         )
