@@ -15,6 +15,7 @@ DOCUMENTS = {
     "testing.md": 8,
     "publishing.md": 12,
     "consuming.md": 13,
+    "admin-api.md": 5,
     "coming-from-the-gem.md": 7,
 }
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

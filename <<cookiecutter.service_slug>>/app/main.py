@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app import problems
+from app.admin_gate import AdminGate
 from app.bridge import ClientFactory, GuardedClient
+from app.consumers import load_consumers
 from app.logs import configure_logging
 from app.routers import routers
 from app.runtime import running
@@ -25,12 +27,15 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         relay = settings.relay_enabled
-        async with running(settings, relay=relay, make_client=make_client) as runtime:
+        async with running(
+            settings, relay=relay, handlers=load_consumers(), make_client=make_client
+        ) as runtime:
             runtime.attach(app)
             yield
 
     app = FastAPI(title=settings.service_name, description=settings.description, lifespan=lifespan)
     problems.install(app)
+    app.add_middleware(AdminGate, token=settings.admin_token)
     for router in routers():
         app.include_router(router)
     return app

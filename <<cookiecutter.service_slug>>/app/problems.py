@@ -1,5 +1,7 @@
 """Every error leaves as a problem document (RFC 9457), and none tells what went on inside.
 
+OpenAPI says so too: what FastAPI would describe as its own kind of 422 is replaced.
+
 A request body is refused once it is larger than the limit, also when it comes in chunks and
 does not say how large it will be.
 """
@@ -7,7 +9,9 @@ does not say how large it will be.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -15,12 +19,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY = 1024 * 1024  # bytes
 
+_SCHEMA = "Problem"
+
 _log = structlog.get_logger(__name__)
+
+Json = dict[str, Any]
 
 
 def problem(
@@ -52,11 +61,79 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(BodyLimit, max_bytes=MAX_BODY)
+    app.openapi = partial(_described, app)  # type: ignore[method-assign]
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+def problem_responses(*statuses: int) -> dict[int | str, Json]:
+    """What a route says in OpenAPI about the errors that it answers with."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{_SCHEMA}"}}}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in statuses
+    }
+
+
+def _described(app: FastAPI) -> Json:
+    """Make the OpenAPI document, with every error as what it is."""
+    if app.openapi_schema is None:
+        document = FastAPI.openapi(app)
+        for path in document["paths"].values():
+            for operation in path.values():
+                _describe_errors(operation)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        schemas[_SCHEMA] = _PROBLEM_SCHEMA
+    assert app.openapi_schema is not None
+    return app.openapi_schema
+
+
+def _describe_errors(operation: Json) -> None:
+    statuses = [status for status in (422,) if str(status) in operation["responses"]]
+    if "requestBody" in operation:
+        statuses += [400, 413]
+    for status, described in problem_responses(*statuses).items():
+        operation["responses"][str(status)] = described
+
+
+_PROBLEM_SCHEMA: Json = {
+    "title": _SCHEMA,
+    "description": "An error (RFC 9457).",
+    "type": "object",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["field", "detail"],
+                "properties": {"field": {"type": "string"}, "detail": {"type": "string"}},
+            },
+        },
+    },
+}
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem(error.status_code, error.detail, headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+    return problem(error.status_code, error.detail, headers=headers)
+
+
+def _methods(request: Request) -> set[str]:
+    """Every method of a path; the router itself names those of the first route only."""
+    return {
+        method
+        for route in request.app.routes
+        if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods or ()
+    }
 
 
 async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:

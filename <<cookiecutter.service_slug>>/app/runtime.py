@@ -18,8 +18,10 @@ from fastapi import FastAPI
 
 from app.advice import advice
 from app.bridge import Bridge, ClientFactory, Consumers, GuardedClient
+from app.bridge.queue_metrics import QueueMetrics
 from app.database import Database, open_database
 from app.health import Health
+from app.jetstream_health import JetStreamHealth
 from app.settings import Settings
 
 # Seconds beyond the grace for what comes after the handlers: acks, the connection, the pool.
@@ -38,6 +40,8 @@ class Runtime:
     database: Database
     bridge: Bridge
     health: Health
+    jetstream: JetStreamHealth
+    queues: QueueMetrics
 
     def attach(self, app: FastAPI) -> None:
         """Hand the parts to `app`, whose routes and dependencies take them from its state."""
@@ -45,6 +49,8 @@ class Runtime:
         app.state.database = self.database
         app.state.bridge = self.bridge
         app.state.health = self.health
+        app.state.jetstream = self.jetstream
+        app.state.queues = self.queues
 
 
 @asynccontextmanager
@@ -53,9 +59,13 @@ async def running(
     *,
     relay: bool = False,
     consumers: Consumers | None = None,
+    handlers: Consumers | None = None,
     make_client: ClientFactory = GuardedClient,
 ) -> AsyncIterator[Runtime]:
-    """Run the bridge with what this process is for: relaying, consuming, or neither."""
+    """Run the bridge with what this process is for: relaying, consuming, or neither.
+
+    `handlers` are those that another process runs: this one looks at how far behind they are.
+    """
     for warning in advice(settings):
         _log.warning(warning)
     database = open_database(settings)
@@ -64,16 +74,20 @@ async def running(
         database.sessions,
         relay=relay,
         consumers=consumers,
+        handlers=handlers,
         make_client=make_client,
     )
     health = Health(database, bridge)
+    jetstream = JetStreamHealth(bridge, settings)
+    queues = QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters)
     await bridge.__aenter__()
     try:
-        yield Runtime(settings, database, bridge, health)
+        yield Runtime(settings, database, bridge, health, jetstream, queues)
     finally:
         with _ended_by_force(settings.shutdown_grace + _AFTER_GRACE):
             await bridge.stop()
             await health.close()
+            await queues.close()
             await _close(database)
 
 

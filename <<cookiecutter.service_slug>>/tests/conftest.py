@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import hypothesis
 import pytest
+from fastapi import FastAPI
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.bridge import Bridge, Consumers
@@ -26,6 +27,7 @@ from app.main import create_app
 from app.schema import migrate
 from app.settings import Settings, read_settings
 from tests.servers import NatsServer, PostgresServer, postgres_server
+from tests.waiting import eventually
 
 # How long an example takes says something about the machine, and nothing about the code. Every
 # run has the same examples; HYPOTHESIS_PROFILE=search (`make search`) looks for new ones.
@@ -45,6 +47,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "service"))
 
+ADMIN_TOKEN = "a-token-of-enough-length"
 _REAL_FIXTURES = frozenset({"nats_server", "postgres", "postgres_url"})
 
 
@@ -131,6 +134,7 @@ def service_settings(mock_nats: MockServer, migrated_file: Path, tmp_path: Path)
         "nats_env": "test",
         "database_url": f"sqlite+aiosqlite:///{path}",
         "nats_urls": mock_nats.url,
+        "admin_token": ADMIN_TOKEN,
     }
     return read_settings(**values, _env_file=None)
 
@@ -173,16 +177,31 @@ async def bridge(
 
 
 @pytest.fixture
-async def client(
-    service_settings: Settings, mock_nats: MockServer
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the service's API, whose lifespan runs the relay."""
+async def running_app(service_settings: Settings, mock_nats: MockServer) -> AsyncIterator[FastAPI]:
+    """The service's API; its lifespan, which runs the relay, is under way."""
     app = create_app(service_settings, make_client=mock_nats.client)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def client(running_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the service's API, whose lifespan runs the relay."""
+    transport = httpx.ASGITransport(running_app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(running_app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the same API that carries the operators' token; the stream is there."""
+    bridge: Bridge = running_app.state.bridge
+    await eventually(lambda: bridge.topology.problem is None, what="the stream")
+    transport = httpx.ASGITransport(running_app, raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://test", headers=headers
+    ) as client:
         yield client
 
 

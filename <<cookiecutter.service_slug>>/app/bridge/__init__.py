@@ -17,6 +17,8 @@ from .publisher import Publisher
 from .registry import Consumers
 from .retry import Backoff, Delays, Exponential, Linear, RetryStrategy
 
+__version__ = "0.1.0"  # of the template that this package came with
+
 __all__ = [
     "Backoff",
     "BatchResult",
@@ -41,4 +43,5 @@ __all__ = [
     "Retry",
     "RetryStrategy",
     "Unrecoverable",
+    "__version__",
 ]

@@ -51,7 +51,9 @@ OUTAGES = frozenset({Outcome.UNAVAILABLE, Outcome.UNKNOWN, Outcome.NOT_SENT})
 class Outgoing:
     """One message, and what became of it. `outcome` stays None when it was never its turn."""
 
-    __slots__ = ("body", "duplicate", "error", "headers", "key", "outcome", "seq", "subject")
+    __slots__ = (
+        *("body", "duplicate", "error", "headers", "key", "outcome", "seq", "subject", "took"),
+    )
 
     def __init__(self, key: int, subject: str, body: bytes, headers: dict[str, str]) -> None:
         self.key = key
@@ -62,6 +64,7 @@ class Outgoing:
         self.error: str | None = None
         self.seq: int | None = None
         self.duplicate = False
+        self.took = 0.0  # seconds from sending to the answer
 
 
 def header_size(headers: Mapping[str, str]) -> int:
@@ -228,7 +231,8 @@ class AckPublisher:
         self._watch_deadlines()
 
     def _settle(self, token: str, outcome: Outcome) -> None:
-        batch, chain, index, _ = self._waiting.pop(token)
+        batch, chain, index, deadline = self._waiting.pop(token)
+        chain[index].took = loop_time() - deadline + self._timeout
         batch.in_flight -= 1
         batch.settle(chain, index, outcome)
         for other in self._crowded_out:

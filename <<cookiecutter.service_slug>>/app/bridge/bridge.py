@@ -22,14 +22,18 @@ from .acks import AckPublisher
 from .config import BridgeConfig
 from .connection import Connection, ConnectionEvent
 from .direct import DirectPublisher, DirectSettings
-from .durable_spec import DurableSpec
+from .durable_spec import DurableSpec, durable_spec
 from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import BridgeError, ConfigurationError
 from .inbox_maintenance import InboxMaintenance
+from .inspection import Inspection
 from .lanes import lanes_of
+from .letter_box import LetterBox
+from .listing import InboxListing, OutboxListing
 from .nats_session import ClientFactory, GuardedClient
 from .outbox import Outbox
 from .outbox_maintenance import OutboxMaintenance
+from .pauses import OutboxPause
 from .permissions import inbox_prefix, runtime_rights
 from .publisher import Publisher, PublisherSettings, Publishing
 from .registry import Consumers
@@ -72,13 +76,19 @@ class Bridge:
         *,
         relay: bool = False,
         consumers: Consumers | None = None,
+        handlers: Consumers | None = None,
         make_client: ClientFactory = GuardedClient,
     ) -> None:
-        """`make_client` makes the NATS client of each connection; tests put another one in."""
+        """`handlers` are those of another process of the service: this one runs none of them, and
+        knows which durables to look at. `make_client` makes the NATS client of each connection;
+        tests put another one in."""
         self.config = config
         self._sessions = sessions
         self._engine = _engine_of(sessions)
+        self.outbox_listing = OutboxListing(self._engine)
         self.outbox_maintenance = OutboxMaintenance(self._engine)
+        self.outbox_pause = OutboxPause(self._engine)
+        self.inbox_listing = InboxListing(self._engine)
         self.inbox_maintenance = InboxMaintenance(self._engine)
         self.connection = Connection(
             config.connection,
@@ -91,6 +101,9 @@ class Bridge:
         )
         specs = _durables(consumers, config)
         self.topology = Topology(self.connection, config, durables=specs)
+        self.letters = LetterBox(self.connection, self.acks, config)
+        looked_at = specs or _durables(handlers, config) or (durable_spec(config, None),)
+        self.inspection = Inspection(self.connection, config, looked_at)
         self._rights = tuple(right.subject for right in runtime_rights(config, specs))
         self._routes = Routes(self.topology, config)
         self._tasks = Tasks()
@@ -122,6 +135,11 @@ class Bridge:
         `retry` is for sending without the outbox, instead of the configured strategy.
         """
         return Publisher(session, self._publishing, retry=retry)
+
+    def wake_relay(self) -> None:
+        """There may be work: a relay in this process looks now."""
+        if self._relay is not None:
+            self._relay.wake()
 
     def durable(self, source: str | None = None) -> str:
         """The name of the durable for `source`; without one, that for the default destination."""
@@ -190,11 +208,19 @@ class Bridge:
             "stream": _check(self.topology.problem if connected else "not connected to NATS"),
         }
         if self._relay is not None:
-            checks["relay"] = _check(self._relay.problem)
+            checks["relay"] = self._relay_check(self._relay)
         if self._reigns:
             problems = [f"{n}: {r.problem}" for n, r in self._reigns.items() if r.problem]
             checks["consumers"] = _check("; ".join(problems) or None)
         return checks
+
+    @staticmethod
+    def _relay_check(relay: Relay) -> Check:
+        """A paused relay does what it is told, so it does not keep the process from being ready."""
+        if relay.problem is None and relay.paused_since is not None:
+            since = relay.paused_since.strftime("%Y-%m-%dT%H:%M:%SZ")
+            return Check(ok=True, detail=f"paused since {since}; POST /admin/outbox/resume")
+        return _check(relay.problem)
 
     @property
     def _missing_rights(self) -> str | None:

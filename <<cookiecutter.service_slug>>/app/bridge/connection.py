@@ -145,7 +145,7 @@ class Connection:
         while (client := self.client) is None:
             left = deadline - loop_time()
             if left <= 0 or self._closed:
-                raise NotConnectedError(self._explain())
+                raise NotConnectedError(self.explain())
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(left, _POLL))
@@ -165,13 +165,13 @@ class Connection:
         refuses the subject.
         """
         if self.client is None or self._session is None:
-            raise NotConnectedError(self._explain())
+            raise NotConnectedError(self.explain())
         return await self._session.request(subject, payload, limit=timeout)
 
     async def probe(self, timeout: float = 2.0) -> float:
         """Return the seconds that a ping of the connected server took; it needs no right."""
         if self.client is None or self._session is None:
-            raise NotConnectedError(self._explain())
+            raise NotConnectedError(self.explain())
         began = time.perf_counter()
         await self._session.ping(timeout)
         return time.perf_counter() - began
@@ -302,7 +302,8 @@ class Connection:
             except Exception:
                 logger.exception("a listener of the NATS connection failed at %s", event.value)
 
-    def _explain(self) -> str:
+    def explain(self) -> str:
+        """Say why there is no connection."""
         if self._closed:
             return "the connection to NATS is closed"
         servers = ", ".join(self.addresses)

@@ -17,6 +17,7 @@ from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import PublishRefusedError, PublishUnavailableError
 from .reading import Verdict
 
+LETTER_ID = "dlq:"  # how the id of a letter begins
 MAX_ERROR = 2048  # bytes of an error's text in a header, as escaped ASCII
 
 
@@ -61,7 +62,7 @@ def letter_headers(delivery: Delivery, verdict: Verdict, consumer: str) -> dict[
         "published_at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     return headers | {
-        ID_HEADER: f"dlq:{stream}:{delivery.seq}",
+        ID_HEADER: f"{LETTER_ID}{stream}:{delivery.seq}",
         "x-dead-letter": "true",
         "x-dlq-reason": verdict.reason,
         "x-deliveries": str(delivery.tries),

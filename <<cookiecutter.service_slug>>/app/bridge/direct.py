@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from .acks import OUTAGES, AckPublisher, Outcome, Outgoing
 from .clock import loop_time
 from .errors import BridgeError, PublishError, PublishRefusedError, PublishUnavailableError
+from .metrics import publish_metrics
 from .outbox import NewEvent
 from .publish_result import PublishResult
 from .retry import RetryStrategy
@@ -63,6 +64,7 @@ class DirectPublisher:
             if delay is None or loop_time() + delay + self._settings.timeout > deadline:
                 break
             await asyncio.sleep(delay)
+        sending.measure()
         return sending.results(loop_time() - started)
 
     async def _try(self, sending: _Sending, deadline: float) -> None:
@@ -145,6 +147,18 @@ class _Sending:
             while chain and chain[0].subject in subjects:
                 self._refused(chain.pop(0))
         self.open = [chain for chain in self.open if chain]
+
+    def measure(self) -> None:
+        """Tell the metrics how it ended, before `results` is asked for."""
+        metrics = publish_metrics()
+        done = [result for result in self._done if result is not None]
+        stored = [message for message in self._messages if message.outcome is Outcome.STORED]
+        metrics.publish_seconds.observe(message.took for message in stored)
+        duplicates = sum(result.duplicate for result in done)
+        metrics.count("published", len(stored) - duplicates)
+        metrics.count("duplicate", duplicates)
+        metrics.count("failed", len(done) - len(stored))
+        metrics.count("unavailable", sum(map(len, self.open)))
 
     def _stored(self, message: Outgoing) -> None:
         new = self._events[message.key]

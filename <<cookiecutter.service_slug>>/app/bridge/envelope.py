@@ -25,6 +25,10 @@ from .errors import EnvelopeError, InvalidEventError, MalformedJSONError
 
 ID_HEADER = "Nats-Msg-Id"
 GEM_ID_HEADER = "nats-msg-id"  # what jetstream_bridge peers write; the server ignores it
+# A replayed event has an id of its own in the stream, and says here which event it is: the JSON
+# text of its key, since a header's value is ASCII.
+REPLAY_ID = "replay:"
+REPLAY_KEY_HEADER = "x-replay-key"
 MAX_ID = 255  # characters of an event id, a resource id, a type
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -300,11 +304,22 @@ def is_usable_id(value: str | None) -> bool:
 def message_key(headers: Mapping[str, str], envelope: ReceivedEnvelope | None, seq: int) -> str:
     """Return the receiver's key of a message: id header, envelope's `event_id`, `seq:{n}`.
 
+    A replayed event has the key of the original, so that the inbox knows it.
+
     Header names are read in any case: peers that run the gem write theirs in lower case.
     """
     for name, value in headers.items():
         if name.lower() == GEM_ID_HEADER and is_usable_id(value):
-            return value
+            return value if not value.startswith(REPLAY_ID) else _replayed(headers, value)
     if envelope is not None and envelope.event_id is not None and is_usable_id(envelope.event_id):
         return envelope.event_id
     return f"seq:{seq}"
+
+
+def _replayed(headers: Mapping[str, str], fallback: str) -> str:
+    """Return the key of the event that a replay brings again."""
+    try:
+        key = json.loads(headers.get(REPLAY_KEY_HEADER, ""))
+    except ValueError:
+        return fallback
+    return key if isinstance(key, str) and is_usable_id(key) else fallback

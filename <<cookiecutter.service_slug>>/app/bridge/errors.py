@@ -25,6 +25,9 @@
     │   ├── PublishUnavailableError ... because of the outside: the event is fine, try again
     │   ├── BatchPublishError       some events of a batch were not accepted
     │   └── BatchStateError         a batch used before or after its time
+    ├── OperationError              what a person asked for cannot be done
+    │   ├── NotFoundError           ... because there is no such row, letter or page
+    │   └── NotPossibleError        ... because of the state that it is in
     ├── RegistrationError           a handler that cannot be registered as written
     └── HandlerError
         ├── Unrecoverable           raised by a handler: to the dead letters at once
@@ -151,6 +154,18 @@ class PublishRefusedError(PublishError):
 
 class PublishUnavailableError(PublishError):
     """The stream could not be reached, or did not answer; the event itself is fine."""
+
+
+class OperationError(BridgeError):
+    """What a person asked for cannot be done; nothing was changed."""
+
+
+class NotFoundError(OperationError):
+    """There is no such row or letter."""
+
+
+class NotPossibleError(OperationError):
+    """It is there, and its state forbids what was asked for."""
 
 
 class BatchPublishError(PublishError):

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy import Boolean, text
@@ -23,6 +25,7 @@ from .clock import loop_time
 from .columns import JSONDocument
 from .leases import RENEW_SECONDS, LeaseHolder
 from .outbox import LANES
+from .pauses import PAUSED_SINCE
 from .settlement import Settlement, write
 
 LANES_AT_ONCE = LANES // 2  # the others are left for other relays
@@ -31,7 +34,13 @@ LANES_AT_ONCE = LANES // 2  # the others are left for other relays
 class Claim(Protocol):
     """Rows that nobody else may publish while the claim is open."""
 
-    rows: Sequence[Row[Any]]
+    @property
+    def rows(self) -> Sequence[Row[Any]]: ...
+
+    @property
+    def paused_since(self) -> datetime | None:
+        """When an operator paused the relays; such a claim has no rows."""
+        ...
 
     async def settle(self, settlement: Settlement) -> None: ...
 
@@ -62,13 +71,12 @@ _TYPES: dict[str, TypeEngine[Any]] = {
 # EXISTS: PostgreSQL answers that by reading the whole backlog into a hash table.
 _PG_LANES = text("""
     SELECT l.lane FROM jetstream_outbox_lanes l
-     WHERE NOT l.paused
-       AND ((SELECT e.id FROM jetstream_outbox_events e
-              WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held
-              ORDER BY e.id LIMIT 1) IS NOT NULL
-         OR (SELECT e.id FROM jetstream_outbox_events e
-              WHERE e.lane = l.lane AND e.retry_at <= now()
-              ORDER BY e.retry_at LIMIT 1) IS NOT NULL)
+     WHERE (SELECT e.id FROM jetstream_outbox_events e
+             WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held
+             ORDER BY e.id LIMIT 1) IS NOT NULL
+        OR (SELECT e.id FROM jetstream_outbox_events e
+             WHERE e.lane = l.lane AND e.retry_at <= now()
+             ORDER BY e.retry_at LIMIT 1) IS NOT NULL
      ORDER BY (l.lane + CAST(:first AS integer)) % 16
      LIMIT :lanes
        FOR UPDATE OF l SKIP LOCKED""")
@@ -87,11 +95,13 @@ _PG_ROWS = text(f"""
          ORDER BY e.id LIMIT :limit)) e""").columns(**_TYPES)
 
 # What the relay reads is in memory, being fresh. With the default price of a random page the
-# planner prefers to walk the primary key past rows of other lanes and rows already sent.
-_PG_BOUND = text("""
+# planner prefers to walk the primary key past rows of other lanes and rows already sent. Whether
+# the relays are paused is read along, so that it costs no statement of its own.
+_PG_BOUND = text(f"""
     SELECT set_config('idle_in_transaction_session_timeout', :timeout, true),
            set_config('enable_seqscan', 'off', true),
-           set_config('random_page_cost', '1', true)""")
+           set_config('random_page_cost', '1', true),
+           ({PAUSED_SINCE}) AS since""").columns(since=UTCDateTime())
 
 _SQLITE_ROWS = text(f"""
     SELECT * FROM (
@@ -104,16 +114,17 @@ _SQLITE_ROWS = text(f"""
        WHERE e.lane = 0 AND e.status = 'pending' AND NOT e.held
        ORDER BY e.id LIMIT :limit)""").columns(**_TYPES)
 
-_SQLITE_PAUSED = text("SELECT 1 FROM jetstream_outbox_lanes WHERE paused LIMIT 1")
+_SQLITE_PAUSED = text(PAUSED_SINCE).columns(since=UTCDateTime())
 
 
+@dataclass(frozen=True, slots=True)
 class _PostgresClaim:
-    def __init__(self, connection: AsyncConnection, rows: Sequence[Row[Any]]) -> None:
-        self._connection = connection
-        self.rows = rows
+    connection: AsyncConnection
+    rows: Sequence[Row[Any]]
+    paused_since: datetime | None = None
 
     async def settle(self, settlement: Settlement) -> None:
-        await write(self._connection, settlement)
+        await write(self.connection, settlement)
 
 
 class PostgresLanes:
@@ -129,7 +140,10 @@ class PostgresLanes:
     async def claim(self, limit: int) -> AsyncIterator[Claim]:
         """Yield the oldest ready rows of some free lanes; their locks last until the end."""
         async with self._engine.begin() as connection:
-            await connection.execute(_PG_BOUND, {"timeout": self._timeout})
+            bound = (await connection.execute(_PG_BOUND, {"timeout": self._timeout})).one()
+            if bound.since is not None:
+                yield _PostgresClaim(connection, [], bound.since)
+                return
             result = await connection.execute(
                 _PG_LANES, {"first": self._first, "lanes": LANES_AT_ONCE}
             )
@@ -146,13 +160,14 @@ class PostgresLanes:
         """Nothing to give back: the locks end with their transaction."""
 
 
+@dataclass(frozen=True, slots=True)
 class _SqliteClaim:
-    def __init__(self, engine: AsyncEngine, rows: Sequence[Row[Any]]) -> None:
-        self._engine = engine
-        self.rows = rows
+    engine: AsyncEngine
+    rows: Sequence[Row[Any]]
+    paused_since: datetime | None = None
 
     async def settle(self, settlement: Settlement) -> None:
-        async with self._engine.begin() as connection:
+        async with self.engine.begin() as connection:
             await write(connection, settlement)
 
 
@@ -170,14 +185,12 @@ class SqliteLanes:
     @asynccontextmanager
     async def claim(self, limit: int) -> AsyncIterator[Claim]:
         """Yield the oldest ready rows, or none while another process is the relay."""
-        yield _SqliteClaim(self._engine, await self._rows(limit))
-
-    async def _rows(self, limit: int) -> Sequence[Row[Any]]:
         async with self._reader.connect() as connection:
-            if (await connection.execute(_SQLITE_PAUSED)).first() is not None:
-                return []
-            rows = (await connection.execute(_SQLITE_ROWS, {"limit": limit})).all()
-        return rows if rows and await self._is_ours() else []
+            since = (await connection.execute(_SQLITE_PAUSED)).scalar()
+            rows: Sequence[Row[Any]] = []
+            if since is None:
+                rows = (await connection.execute(_SQLITE_ROWS, {"limit": limit})).all()
+        yield _SqliteClaim(self._engine, rows if rows and await self._is_ours() else [], since)
 
     async def _is_ours(self) -> bool:
         """Renew early enough that the lease outlasts the publishing of one claim."""

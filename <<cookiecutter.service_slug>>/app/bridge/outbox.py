@@ -184,15 +184,12 @@ for _dialect, _statements in _TRIGGERS.items():
 class OutboxLane(SQLModel, table=True):
     """A share of the outbox that one relay drains at a time; its row lock is the lease.
 
-    The migration fills the table with lanes 0 to 15. `paused` stops relaying on all replicas.
+    The migration fills the table with lanes 0 to 15.
     """
 
     __tablename__ = "jetstream_outbox_lanes"
 
     lane: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
-    paused: bool = Field(
-        default=False, nullable=False, sa_column_kwargs={"server_default": false()}
-    )
 
 
 @dataclass(slots=True, frozen=True)

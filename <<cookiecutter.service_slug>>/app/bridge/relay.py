@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -25,6 +27,7 @@ from .connection import Connection, ConnectionEvent
 from .envelope import GEM_ID_HEADER, ID_HEADER
 from .errors import BridgeError
 from .lanes import Lanes
+from .metrics import publish_metrics
 from .outbox_maintenance import OutboxMaintenance
 from .retry import Backoff
 from .settlement import Failure, Retry, Settlement
@@ -77,9 +80,11 @@ class Relay:
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._unrouted: set[str] = set()
+        self._metrics = publish_metrics()
         self._next_maintenance = loop_time() + random.uniform(0, MAINTENANCE_EVERY)
         self._cleaned_up_to = 0
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
+        self.paused_since: datetime | None = None  # by an operator, for all replicas
         connection.add_listener(self._on_connection)
 
     def wake(self) -> None:
@@ -139,6 +144,7 @@ class Relay:
         # After an outage, a few rows find out whether it is over.
         limit = 1 if self.problem else self._settings.batch_size
         async with self._lanes.claim(limit) as claim:
+            self._note_pause(claim.paused_since)
             if not claim.rows:
                 self._report(None)
                 return 0
@@ -149,6 +155,7 @@ class Relay:
             )
             faults = self._judge(chains, settlement)
             await claim.settle(settlement)
+        self._measure(chains, settlement)
         await self._after(faults)
         return (
             len(settlement.sent)
@@ -216,6 +223,29 @@ class Relay:
         self._unrouted -= counted  # asked anew for their next try
         return faults
 
+    def _measure(
+        self, chains: list[tuple[list[Outgoing], list[Row[Any]]]], settlement: Settlement
+    ) -> None:
+        """Tell the metrics about a claim that is settled."""
+        now = time.time()
+        duplicates = 0
+        took: list[float] = []
+        ages: list[float] = []
+        for messages, rows in chains:
+            for message, row in zip(messages, rows, strict=True):
+                if message.outcome is not Outcome.STORED:
+                    break
+                duplicates += message.duplicate
+                took.append(message.took)
+                ages.append(now - row.enqueued_at.timestamp())
+        metrics = self._metrics
+        metrics.publish_seconds.observe(took)
+        metrics.delivery_seconds.observe(ages)
+        metrics.count("published", len(took) - duplicates)
+        metrics.count("duplicate", duplicates)
+        metrics.count("refused", len(settlement.retries))
+        metrics.count("failed", len(settlement.failures))
+
     def _count_attempt(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
         attempts = row.attempts + 1
         error = message.error or "refused"
@@ -231,6 +261,7 @@ class Relay:
 
     async def _after(self, faults: _Faults) -> None:
         if faults.outage is not None:
+            self._metrics.count("unavailable")
             self._report(faults.outage)
         elif faults.unrouted:
             await self._find_routes(faults.unrouted)
@@ -255,6 +286,11 @@ class Relay:
             else:
                 logger.warning("relaying stopped: %s", problem)
         self.problem = problem
+
+    def _note_pause(self, since: datetime | None) -> None:
+        if (since is None) != (self.paused_since is None):
+            logger.warning("relaying is %s", "resumed" if since is None else "paused")
+        self.paused_since = since
 
     async def _maintain(self) -> None:
         """Now and then: drop old sent rows, free followers without a head.

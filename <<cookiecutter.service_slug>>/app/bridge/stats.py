@@ -61,7 +61,7 @@ _BACKLOG = """
 _TOTAL = "(SELECT count(*) FROM jetstream_outbox_events) AS total"
 _SECONDS_SINCE = {
     "postgresql": "extract(epoch FROM clock_timestamp() - {0})",
-    "sqlite": "(julianday('now') - julianday({0})) * 86400.0",
+    "sqlite": "(strftime('%J', 'now') - julianday({0})) * 86400.0",
 }
 
 

@@ -25,6 +25,7 @@ SUBJECTS_OVERLAP = 10065
 CONSUMER_NOT_FOUND = 10014
 CONSUMER_CREATE = 10012  # also: this difference cannot be updated
 CONSUMER_FILTER_TAKEN = (10099, 10100)  # on a work queue
+NO_MESSAGE_FOUND = 10037
 
 _REQUEST_LIMIT = 5.0  # seconds
 _MAX_PAGES = 1000
@@ -53,6 +54,19 @@ class StreamApi:
             raise
         return _part(answer, "config")
 
+    async def stream_info(self, name: str, *, count: str | None = None) -> Json | None:
+        """Return a stream's configuration and state, None if there is no such stream.
+
+        `count` is a subject whose messages are counted: `state.subjects` says how many.
+        """
+        body = {"subjects_filter": count} if count is not None else None
+        try:
+            return await self._call(f"STREAM.INFO.{name}", body)
+        except ApiError as error:
+            if error.err_code == STREAM_NOT_FOUND:
+                return None
+            raise
+
     async def create_stream(self, config: Json) -> Json:
         return _part(await self._call(f"STREAM.CREATE.{config['name']}", config), "config")
 
@@ -70,6 +84,34 @@ class StreamApi:
             if not page or len(names) >= answer.get("total", 0):
                 break
         return names
+
+    async def message(self, stream: str, sequence: int) -> Json | None:
+        """Return the message at `sequence`, None where there is none; nothing is consumed."""
+        return await self._message(stream, {"seq": sequence})
+
+    async def next_message(self, stream: str, subject: str, *, after: int) -> Json | None:
+        """Return the first message on `subject` behind sequence `after`; nothing is consumed."""
+        return await self._message(stream, {"seq": after + 1, "next_by_subj": subject})
+
+    async def delete_message(self, stream: str, sequence: int) -> bool:
+        """Delete one message; False when it was gone already."""
+        try:
+            await self._call(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        except ApiError:
+            # The server has several codes for what is not there, and one of them is also for
+            # what it may not delete.
+            if await self.message(stream, sequence) is not None:
+                raise
+            return False
+        return True
+
+    async def _message(self, stream: str, body: Json) -> Json | None:
+        try:
+            return _part(await self._call(f"STREAM.MSG.GET.{stream}", body), "message")
+        except ApiError as error:
+            if error.err_code == NO_MESSAGE_FOUND:
+                return None
+            raise
 
     async def consumer(self, stream: str, durable: str) -> Json | None:
         """Return a consumer's info, None if there is no such consumer."""

@@ -19,15 +19,20 @@ from app.bridge import Publisher
 from app.database import SessionDep
 from app.events import EventsDep
 from app.models import Customer, now
+from app.problems import problem_responses
+from app.strict import StrictRoute, WholeNumber
 
-router = APIRouter(prefix="/customers", tags=["customers"])
+router = APIRouter(prefix="/customers", tags=["customers"], route_class=StrictRoute)
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"  # PostgreSQL cannot store NUL in a text
-_EMAIL = r"^[^@\s\x00-\x1f\x7f]+@[^@\s\x00-\x1f\x7f]+\.[^@\s\x00-\x1f\x7f]+$"
+# Blanks are spelt out: what `\s` means depends on who reads the OpenAPI document.
+_BLANK = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_NAME = rf"^[^\x00-\x1f\x7f]*[^{_BLANK}][^\x00-\x1f\x7f]*$"
+_EMAIL = rf"^[^@{_BLANK}]+@[^@{_BLANK}]+\.[^@{_BLANK}]+$"
 
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_PRINTABLE),
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=_NAME),
 ]
 # What can be mail at all; whether it arrives is only known by sending one.
 Email = Annotated[str, StringConstraints(strip_whitespace=True, max_length=254, pattern=_EMAIL)]
@@ -42,9 +47,11 @@ class NewCustomer(BaseModel):
 class CustomerChange(BaseModel):
     """What is left out stays. With `version`, the change is refused if there is a newer one."""
 
+    model_config = ConfigDict(strict=True)
+
     name: Name | None = None
     email: Email | None = None
-    version: int | None = None
+    version: WholeNumber | None = None
 
 
 class CustomerView(BaseModel):
@@ -65,7 +72,7 @@ class CustomerPage(BaseModel):
     next: str | None
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=problem_responses(503))
 async def create_customer(
     new: NewCustomer, request: Request, session: SessionDep, events: EventsDep
 ) -> CustomerView:
@@ -90,12 +97,12 @@ async def list_customers(
     return CustomerPage(items=items, next=items[-1].id if len(found) > limit else None)
 
 
-@router.get("/{customer_id}")
+@router.get("/{customer_id}", responses=problem_responses(404))
 async def get_customer(customer_id: CustomerId, session: SessionDep) -> CustomerView:
     return CustomerView.model_validate(await _find(session, customer_id))
 
 
-@router.patch("/{customer_id}")
+@router.patch("/{customer_id}", responses=problem_responses(404, 409, 503))
 async def change_customer(
     customer_id: CustomerId,
     change: CustomerChange,
@@ -120,7 +127,7 @@ async def change_customer(
     return view
 
 
-@router.delete("/{customer_id}", status_code=204)
+@router.delete("/{customer_id}", status_code=204, responses=problem_responses(404, 409, 503))
 async def delete_customer(
     customer_id: CustomerId, request: Request, session: SessionDep, events: EventsDep
 ) -> None:

@@ -1,4 +1,4 @@
-"""The bridge's tables: outbox, lanes, inbox, leases
+"""The bridge's tables: outbox, lanes, inbox, leases, pauses
 
 Revision: 0001
 Builds on: nothing
@@ -60,10 +60,12 @@ def upgrade() -> None:
     _create_lanes()
     _create_inbox(dialect)
     _create_leases()
+    _create_pauses(dialect)
 
 
 def downgrade() -> None:
     for table in (
+        "jetstream_pauses",
         "jetstream_leases",
         "jetstream_inbox_events",
         "jetstream_outbox_lanes",
@@ -114,7 +116,6 @@ def _create_lanes() -> None:
     lanes = op.create_table(
         "jetstream_outbox_lanes",
         sa.Column("lane", sa.SmallInteger(), autoincrement=False, nullable=False),
-        sa.Column("paused", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.PrimaryKeyConstraint("lane", name="pk_jetstream_outbox_lanes"),
     )
     op.bulk_insert(lanes, [{"lane": lane} for lane in range(_LANES)])
@@ -159,6 +160,15 @@ def _create_leases() -> None:
         sa.Column("holder", sa.String(64), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("name", name="pk_jetstream_leases"),
+    )
+
+
+def _create_pauses(dialect: str) -> None:
+    op.create_table(
+        "jetstream_pauses",
+        sa.Column("name", sa.String(64), nullable=False),
+        _moment("since", dialect),
+        sa.PrimaryKeyConstraint("name", name="pk_jetstream_pauses"),
     )
 
 

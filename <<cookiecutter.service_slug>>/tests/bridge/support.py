@@ -17,11 +17,12 @@ from app.bridge import BridgeConfig, ConnectionOptions
 from app.bridge.inbox import InboxEvent
 from app.bridge.leases import Lease
 from app.bridge.outbox import LANES, OutboxEvent, OutboxLane
+from app.bridge.pauses import Pause
 from app.database import create_engine
 
 BRIDGE_TABLES = [
     SQLModel.metadata.tables[str(model.__tablename__)]
-    for model in (OutboxEvent, OutboxLane, InboxEvent, Lease)
+    for model in (OutboxEvent, OutboxLane, InboxEvent, Lease, Pause)
 ]
 
 Sessions = async_sessionmaker[AsyncSession]

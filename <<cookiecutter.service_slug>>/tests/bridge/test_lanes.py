@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bridge.lanes import Claim, lanes_of
 from app.bridge.leases import LeaseHolder
+from app.bridge.pauses import OutboxPause
 from app.bridge.settlement import Failure, Retry, Settlement
 from tests.bridge.support import database, enqueue, envelope, rows, scalar, statements
 
@@ -107,16 +109,30 @@ async def test_only_one_relay_works_on_sqlite_and_another_takes_over_when_it_sto
             assert len(claimed(two)) == 3
 
 
-async def test_paused_lanes_are_left_alone(database_url: str) -> None:
+async def test_a_paused_outbox_is_left_alone(database_url: str) -> None:
     async with database(database_url) as (engine, _):
         await fill(engine, 3, resources=3)
         lanes = lanes_of(engine, transaction_limit=30)
-        await run(engine, "UPDATE jetstream_outbox_lanes SET paused = true")
+        pause = OutboxPause(engine)
+        assert await pause.pause()
+        assert not await pause.pause(), "once is enough"
         async with lanes.claim(10) as claim:
             assert claimed(claim) == []
-        await run(engine, "UPDATE jetstream_outbox_lanes SET paused = false")
+            assert claim.paused_since == await pause.since() is not None
+        assert await pause.resume()
+        assert not await pause.resume()
         async with lanes.claim(10) as claim:
             assert len(claimed(claim)) == 3
+            assert claim.paused_since is None
+
+
+async def test_pausing_does_not_wait_for_a_relay_that_holds_its_lanes(postgres_url: str) -> None:
+    async with database(postgres_url) as (engine, _):
+        await fill(engine, 3, resources=3)
+        async with lanes_of(engine, transaction_limit=30).claim(10) as claim:
+            assert len(claimed(claim)) == 3
+            async with asyncio.timeout(2):
+                await OutboxPause(engine).pause()
 
 
 async def ids(engine: AsyncEngine) -> dict[str, int]:

@@ -1,0 +1,94 @@
+"""What is counted of publishing, once for each claim of the relay and not for each event.
+
+A histogram of prometheus_client takes a lock and a search for each value; a relay has ten
+thousand of them in a second. So the values of a claim are sorted into the buckets together.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
+from prometheus_client.metrics_core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+_DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+# What became of an event. `refused` comes again, `failed` does not. `unavailable` is an outage,
+# which counts once for each of the relay's claims that it ended, and without the outbox once for
+# each event that was given up.
+RESULTS = ("published", "duplicate", "refused", "failed", "unavailable")
+
+
+class BatchHistogram(Collector):
+    """A histogram that takes many values at once. Used from one thread, that of the loop."""
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = tuple(buckets)
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+
+    def observe(self, values: Iterable[float]) -> None:
+        """Add `values`, in seconds; a negative one, of clocks that differ, counts as 0."""
+        bounds, counts = self._bounds, self._counts
+        total = 0.0
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            if value > 0:
+                total += value
+        self._sum += total
+
+    def describe(self) -> Iterator[Metric]:
+        yield HistogramMetricFamily(self._name, self._documentation)
+
+    def collect(self) -> Iterator[Metric]:
+        reached = 0
+        buckets = []
+        bounds = (*(str(float(bound)) for bound in self._bounds), "+Inf")
+        for bound, count in zip(bounds, self._counts, strict=True):
+            reached += count
+            buckets.append((bound, reached))
+        yield HistogramMetricFamily(
+            self._name, self._documentation, buckets=buckets, sum_value=self._sum
+        )
+
+
+class PublishMetrics:
+    """Counts what a relay did."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        published = Counter(
+            "bridge_published_total",
+            "Events that were sent, by what became of them",
+            ("result",),
+            registry=registry,
+        )
+        self._published = {result: published.labels(result) for result in RESULTS}
+        self.publish_seconds = BatchHistogram(
+            "bridge_publish_seconds",
+            "From sending an event to the stream's acknowledgement",
+            _PUBLISH_BUCKETS,
+        )
+        self.delivery_seconds = BatchHistogram(
+            "bridge_delivery_seconds",
+            "From writing an event into the outbox to the stream's acknowledgement",
+            _DELIVERY_BUCKETS,
+        )
+        registry.register(self.publish_seconds)
+        registry.register(self.delivery_seconds)
+
+    def count(self, result: str, number: int = 1) -> None:
+        """Count `number` events whose fate was `result`, one of `RESULTS`."""
+        if number:
+            self._published[result].inc(number)
+
+
+@cache
+def publish_metrics(registry: CollectorRegistry = REGISTRY) -> PublishMetrics:
+    """Return the metrics of `registry`, which takes one set of these names."""
+    return PublishMetrics(registry)
