@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 import uvicorn
@@ -25,6 +26,7 @@ from app.bridge.testing import MockServer
 from app.main import create_app
 from app.settings import Settings, read_settings
 from tests.conftest import ADMIN_TOKEN as TOKEN
+from tests.servers import wait_until
 
 EXAMPLES = 20  # for each route, besides those at the edges of what the document allows
 
@@ -88,6 +90,9 @@ def url(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     configured: Settings = read_settings(**values, _env_file=None)
     serving = Serving(create_app(configured, make_client=nats.client))
     serving.start()
+    wait_until(
+        lambda: httpx.get(f"{serving.url}/readyz").status_code == 200, limit=10, what="readiness"
+    )
     yield serving.url
     serving.stop()
 
