@@ -1,12 +1,13 @@
 """What is counted of publishing, once for each claim of the relay and not for each event.
 
 A histogram of prometheus_client takes a lock and a search for each value; a relay has ten
-thousand of them in a second. So the values of a claim are sorted into the buckets together.
+thousand of them in a second. So the values of a claim are sorted, and each bucket's bound is looked
+up among them.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
@@ -30,29 +31,27 @@ class BatchHistogram(Collector):
         self._name = name
         self._documentation = documentation
         self._bounds = tuple(buckets)
-        self._counts = [0] * (len(buckets) + 1)
+        self._reached = [0] * len(buckets)  # values up to each bound
+        self._count = 0
         self._sum = 0.0
 
     def observe(self, values: Iterable[float]) -> None:
         """Add `values`, in seconds; a negative one, of clocks that differ, counts as 0."""
-        bounds, counts = self._bounds, self._counts
-        total = 0.0
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            if value > 0:
-                total += value
-        self._sum += total
+        ordered = sorted(values)
+        if not ordered:
+            return
+        for number, bound in enumerate(self._bounds):
+            self._reached[number] += bisect_right(ordered, bound)
+        self._count += len(ordered)
+        negative = bisect_right(ordered, 0.0)
+        self._sum += sum(ordered[negative:] if negative else ordered)
 
     def describe(self) -> Iterator[Metric]:
         yield HistogramMetricFamily(self._name, self._documentation)
 
     def collect(self) -> Iterator[Metric]:
-        reached = 0
-        buckets = []
-        bounds = (*(str(float(bound)) for bound in self._bounds), "+Inf")
-        for bound, count in zip(bounds, self._counts, strict=True):
-            reached += count
-            buckets.append((bound, reached))
+        bounds = (str(float(bound)) for bound in self._bounds)
+        buckets = [*zip(bounds, self._reached, strict=True), ("+Inf", self._count)]
         yield HistogramMetricFamily(
             self._name, self._documentation, buckets=buckets, sum_value=self._sum
         )

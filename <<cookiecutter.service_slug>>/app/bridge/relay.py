@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
 
@@ -227,7 +226,7 @@ class Relay:
         self, chains: list[tuple[list[Outgoing], list[Row[Any]]]], settlement: Settlement
     ) -> None:
         """Tell the metrics about a claim that is settled."""
-        now = time.time()
+        now = datetime.now(UTC)
         duplicates = 0
         took: list[float] = []
         ages: list[float] = []
@@ -237,7 +236,7 @@ class Relay:
                     break
                 duplicates += message.duplicate
                 took.append(message.took)
-                ages.append(now - row.enqueued_at.timestamp())
+                ages.append((now - row.enqueued_at).total_seconds())
         metrics = self._metrics
         metrics.publish_seconds.observe(took)
         metrics.delivery_seconds.observe(ages)

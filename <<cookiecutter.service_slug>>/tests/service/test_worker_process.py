@@ -117,6 +117,7 @@ async def test_the_worker_starts_and_ends_without_nats(
     assert status == 0, output
     assert set(checks) == {"database", "migrations", "nats", "stream", "consumers"}
     assert metrics.status_code == 200
+    assert "\nbridge_consumer_lag " in metrics.text
 
 
 async def test_a_port_in_use_is_a_bad_setting(start: Start, environment: dict[str, str]) -> None:
