@@ -86,7 +86,7 @@ def test_the_page_can_be_followed(service: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, value)  # for the server
     port = free_port()
     environment = {"DATABASE_URL": "sqlite+aiosqlite:///./page.db", "WORKER_PORT": str(port)}
-    run(service, f"{sys.executable} -m alembic upgrade head", environment)
+    run(service, ".venv/bin/python -m alembic upgrade head", environment)
     rights, provisioning = blocks("shell")
     run(service, rights, environment)
 
@@ -111,7 +111,7 @@ def test_the_page_can_be_followed(service: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_table_has_every_right_that_is_printed(service: Path) -> None:
-    said = run(service, f"{sys.executable} -m app.cli permissions --restricted --json", {})
+    said = run(service, ".venv/bin/python -m app.cli permissions --restricted --json", {})
     printed = json.loads(said)
     parts = {"{env}": "development", "{app}": "orders-service", "{destination}": "peer-service"}
     parts["{stream}"] = "development-jetstream-bridge-stream"
