@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, takewhile
 from operator import attrgetter
 from typing import Any
 
@@ -29,6 +29,7 @@ class Delivery:
     __slots__ = (
         "envelope",
         "event",
+        "given_back",
         "handler",
         "headers",
         "key",
@@ -51,6 +52,7 @@ class Delivery:
         self.tries: int = metadata.num_delivered or 1
         self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
         self.touched = loop_time()  # when the server last heard that it is being worked on
+        self.given_back = False  # the server was asked to deliver it again
         self.event: Event[Any] | None = None  # once its handler was called
         self.seconds: float | None = None  # in its handler, where somebody asks for it
         self.metadata = Metadata(
@@ -104,6 +106,7 @@ class Deliveries:
         """`slots` keeps handlers to limits of their own, where there are such."""
         self._slots = slots
         self._in_hand: dict[int, Delivery] = {}  # by stream sequence
+        self._back: dict[int, Delivery] = {}  # here again before the batch that failed it ended
         self._queues: dict[str, list[Delivery]] = {}
         self._turns: dict[str, None] = {}  # resources with work, in the order of their turn
         self._running: set[str] = set()
@@ -113,6 +116,9 @@ class Deliveries:
     def add(self, delivery: Delivery) -> None:
         """Take a message in. One that comes again lifts the block that waits for it."""
         held = self._in_hand.get(delivery.seq)
+        if held is not None and held.given_back:
+            self._back[delivery.seq] = delivery
+            return
         if held is not None:
             # Redelivered while it is here: the newer copy's acknowledgement is the one to give.
             held.msg, held.tries, held.metadata = delivery.msg, delivery.tries, delivery.metadata
@@ -182,6 +188,9 @@ class Deliveries:
         for delivery in unhandled:
             self._enqueue(delivery)
         for delivery in batch:
+            if (back := self._back.pop(delivery.seq, None)) is not None:
+                self.add(back)
+        for delivery in batch:
             self._offer(delivery.resource)
 
     def block(self, delivery: Delivery, *, due: float, until: float) -> None:
@@ -219,7 +228,7 @@ class Deliveries:
 
     def __iter__(self) -> Iterator[Delivery]:
         """Everything in hand: queued, waiting and running."""
-        return iter(self._in_hand.values())
+        return chain(self._in_hand.values(), self._back.values())
 
     @property
     def active(self) -> int:

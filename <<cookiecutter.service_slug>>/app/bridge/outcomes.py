@@ -198,6 +198,7 @@ class Outcomes:
 
     async def nak(self, delivery: Delivery, *, delay: float) -> None:
         """Give the event back, to be delivered again `delay` seconds from now."""
+        delivery.given_back = True
         await self._answer(
             delivery.msg.nak(delay=delay if delay > 0 else None), delivery, "given back"
         )

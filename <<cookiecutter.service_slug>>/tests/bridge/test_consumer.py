@@ -356,6 +356,29 @@ async def test_without_dead_letters_an_event_is_parked_whole(service: Service) -
     assert "kept" in str(row.headers)
 
 
+async def test_an_event_that_is_back_before_its_batch_ended_is_tried_again(
+    service: Service,
+) -> None:
+    """It comes again at once, and not when `ack_wait` is over."""
+    consumers = Consumers()
+
+    async def is_back() -> bool:
+        return (await service.info()).delivered.consumer_seq >= 3
+
+    @consumers.on("order.changed")
+    async def handle(event: Event[Change], session: AsyncSession) -> None:
+        if event.payload.n == 0 and event.metadata.deliveries == 1:
+            raise ValueError("not yet")
+        if event.payload.n == 1:
+            await eventually(is_back, what="the first event is delivered again")
+        await insert(session, event.payload.n)
+
+    await service.send_many(2, resources=2)
+    async with service.working(consumers, worker_concurrency=1, backoff=(0.05,)):
+        await eventually(service.is_empty, limit=15, what="half of ack_wait is enough")
+    assert sorted(await service.effects()) == [0, 1]
+
+
 async def test_each_try_gets_the_payload_as_it_was_sent(service: Service) -> None:
     consumers = Consumers()
     seen: list[int] = []

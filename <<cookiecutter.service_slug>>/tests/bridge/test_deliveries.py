@@ -48,6 +48,23 @@ def test_one_resource_comes_in_stream_order_whatever_the_order_of_arrival() -> N
     assert take(hand) == [1, 2, 3]
 
 
+def test_what_comes_again_before_its_batch_ended_is_not_forgotten_with_it() -> None:
+    hand = Deliveries()
+    hand.add(delivery(1, "a"))
+    hand.add(delivery(2, "a"))
+    [first] = hand.take(1, alone=never_alone)
+    first.given_back = True
+    hand.block(first, due=1, until=2)
+    again = delivery(1, "a", tries=2)
+    hand.add(again)
+    assert again in list(hand)
+    assert not hand.runnable
+    hand.finish([first])
+    assert hand.take(1, alone=never_alone) == [again]
+    hand.finish([again])
+    assert take(hand) == [2]
+
+
 def test_a_resource_that_is_being_handled_waits() -> None:
     hand = Deliveries()
     hand.add(delivery(1, "a"))

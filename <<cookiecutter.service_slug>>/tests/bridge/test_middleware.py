@@ -239,12 +239,14 @@ async def test_each_end_is_told_once_and_after_the_commit(service: Service) -> N
 
     class Looking(Ends):
         def ended(self, end: Ended) -> None:
-            committed.append(end.outcome != "processed" or not sessions[-1].in_transaction())
+            committed.append(
+                end.outcome != "processed" or not sessions[end.event_id].in_transaction()
+            )
 
-    sessions: list[AsyncSession] = []
+    sessions: dict[str, AsyncSession] = {}
 
     async def keep(event: Event[Any], call_next: CallNext, session: AsyncSession) -> None:
-        sessions.append(session)
+        sessions[event.event_id] = session
         await call_next(event)
 
     consumers.use(keep, ends, Looking())
