@@ -15,7 +15,7 @@ import re
 import selectors
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -87,9 +87,9 @@ class VirtualClock:
     def __enter__(self) -> Self:
         self._loop.time = lambda: self._now
         self._selector.select = self._wait
-        in_executor = self._loop.run_in_executor
-        self._loop.run_in_executor = lambda *args: self._tracked(in_executor(*args))
-        self._sqlite = _sqlite_calls(self._tracked)
+        self._run_in_executor = self._loop.run_in_executor
+        self._loop.run_in_executor = self._in_executor
+        self._sqlite = _sqlite_calls(self._count)
         self._sqlite.__enter__()
         event.listen(Pool, "connect", self._govern)
         return self
@@ -128,12 +128,17 @@ class VirtualClock:
         self._now += min(limit, time.perf_counter() - began)
         return events
 
-    async def _tracked(self, work: Awaitable[Any]) -> Any:
+    def _count(self, work: asyncio.Future[Any]) -> None:
         self._outside += 1
-        try:
-            return await work
-        finally:
-            self._outside -= 1
+        work.add_done_callback(self._counted)
+
+    def _counted(self, work: asyncio.Future[Any]) -> None:
+        self._outside -= 1
+
+    def _in_executor(self, *args: Any) -> asyncio.Future[Any]:
+        work: asyncio.Future[Any] = self._run_in_executor(*args)
+        self._count(work)
+        return work
 
     def _govern(self, connection: Any, _record: object) -> None:
         """Make SQLite's `now` this clock's, and spare its files the waiting for the disk."""
@@ -157,22 +162,35 @@ class VirtualClock:
 
 
 @contextmanager
-def _sqlite_calls(tracked: Callable[[Awaitable[Any]], Awaitable[Any]]) -> Iterator[None]:
-    """Have every call that waits for an SQLite connection's thread counted."""
+def _sqlite_calls(count: Callable[[asyncio.Future[Any]], None]) -> Iterator[None]:
+    """Have everything counted that is handed to an SQLite connection's thread.
+
+    That is done at the queue which leads there: not all who use it call aiosqlite's methods.
+    """
     kind: Any = aiosqlite.Connection
-    execute, connect, close = kind._execute, kind._connect, kind.close
 
-    async def counted_execute(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return await tracked(execute(self, *args, **kwargs))
+    def read(connection: Any) -> _Counted:
+        return _Counted(connection.__dict__["_tx"], count)
 
-    async def counted_connect(self: Any) -> Any:
-        return await tracked(connect(self))
+    def write(connection: Any, queue: Any) -> None:
+        connection.__dict__["_tx"] = queue
 
-    async def counted_close(self: Any) -> Any:
-        return await tracked(close(self))  # it waits for the thread's end as well
-
-    kind._execute, kind._connect, kind.close = counted_execute, counted_connect, counted_close
+    kind._tx = property(read, write)
     try:
         yield
     finally:
-        kind._execute, kind._connect, kind.close = execute, connect, close
+        del kind._tx
+
+
+class _Counted:
+    """The queue of an SQLite connection, `(future, function)` for each call."""
+
+    def __init__(self, queue: Any, count: Callable[[asyncio.Future[Any]], None]) -> None:
+        self._queue = queue
+        self._count = count
+        self.get = queue.get
+
+    def put_nowait(self, item: tuple[asyncio.Future[Any] | None, object]) -> None:
+        if item[0] is not None:
+            self._count(item[0])
+        self._queue.put_nowait(item)
