@@ -24,8 +24,10 @@ class Publishing:
         self.connection = connection
         self.acks = AckPublisher(connection, stream="S", timeout=5.0, window=window)
 
-    async def one(self, subject: str = "s.a", body: bytes = b"{}", **headers: str) -> Outgoing:
-        return await self.acks.publish_one(Outgoing(1, subject, body, headers))
+    async def one(
+        self, subject: str = "s.a", *, body: bytes = b"{}", headers: dict[str, str] | None = None
+    ) -> Outgoing:
+        return await self.acks.publish_one(Outgoing(1, subject, body, headers or {}))
 
 
 @pytest.fixture
@@ -57,8 +59,8 @@ async def test_a_stored_message_knows_its_place(publishing: Publishing) -> None:
 
 
 async def test_a_second_message_with_the_id_is_stored_already(publishing: Publishing) -> None:
-    await publishing.one(**{"Nats-Msg-Id": "x"})
-    sent = await publishing.one(**{"Nats-Msg-Id": "x"})
+    await publishing.one(headers={"Nats-Msg-Id": "x"})
+    sent = await publishing.one(headers={"Nats-Msg-Id": "x"})
     assert (sent.outcome, sent.seq, sent.duplicate) == (Outcome.STORED, 1, True)
 
 
@@ -159,10 +161,10 @@ async def test_headers_count_towards_the_limit_of_a_message(publishing: Publishi
     limit = publishing.acks.max_payload
     headers = {"Nats-Msg-Id": "x"}
     fits = limit - header_size(headers)
-    too_large = await publishing.one(body=b"x" * (fits + 1), **headers)
+    too_large = await publishing.one(body=b"x" * (fits + 1), headers=headers)
     assert too_large.outcome is Outcome.REFUSED
     assert f"the server takes {limit}" in (too_large.error or "")
-    assert (await publishing.one(body=b"x" * fits, **headers)).outcome is Outcome.STORED
+    assert (await publishing.one(body=b"x" * fits, headers=headers)).outcome is Outcome.STORED
     assert header_size({}) == 0
 
 
