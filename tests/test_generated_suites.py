@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from baking import bake, clean_environment
 
-SETUP_AND_TEST = 400.0  # seconds; the packages may come from the network
+SETUP_AND_TEST = 600.0  # seconds; the packages may come from the network
 
 HARD_TO_WRITE = (
     "Quotes \" and ', a \\ back\\slash, {{ braces }}, << angles >>, é and 🚀\nin two lines"

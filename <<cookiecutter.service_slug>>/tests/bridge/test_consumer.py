@@ -363,7 +363,8 @@ async def test_an_event_that_is_back_before_its_batch_ended_is_tried_again(
     consumers = Consumers()
 
     async def is_back() -> bool:
-        return (await service.info()).delivered.consumer_seq >= 3
+        delivered = (await service.info()).delivered
+        return delivered is not None and delivered.consumer_seq >= 3
 
     @consumers.on("order.changed")
     async def handle(event: Event[Change], session: AsyncSession) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiosqlite
 import nats.errors
 import nats.js.errors
 import pytest
@@ -86,6 +87,20 @@ async def test_work_in_a_thread_that_takes_too_long_does_not_stop_time(clock: Vi
     go_on = threading.Event()
     asyncio.get_running_loop().call_later(0.02, go_on.set)
     assert await asyncio.to_thread(go_on.wait, 10)
+
+
+async def test_work_handed_straight_to_an_sqlite_thread_is_not_overtaken(
+    clock: VirtualClock,
+) -> None:
+    """SQLAlchemy does so when it sets an isolation level."""
+    connection = await aiosqlite.connect(":memory:")
+    done = asyncio.get_running_loop().create_future()
+    finish = threading.Event()
+    connection._tx.put_nowait((done, lambda: finish.wait(10)))
+    asyncio.get_running_loop().call_later(0.2, finish.set)
+    assert await asyncio.wait_for(done, 5) is True
+    assert clock.elapsed < 5
+    await connection.close()
 
 
 async def test_a_clock_leaves_its_loop_as_it_was() -> None:
@@ -259,6 +274,12 @@ async def _no_acks(client: Client) -> None:
     await client.jetstream().add_consumer("S", config)
 
 
+async def _partial_purge(client: Client) -> None:
+    config = ConsumerConfig(durable_name="f", filter_subject="s.a")
+    await client.jetstream().add_consumer("S", config)
+    await client.jetstream().purge_stream("S", keep=1)
+
+
 async def _key_value(client: Client) -> None:
     await client.jetstream().create_key_value(bucket="b")
 
@@ -276,6 +297,7 @@ async def _key_value(client: Client) -> None:
         (_ephemeral, "not durable"),
         (_backoff, "backoff"),
         (_no_acks, "ack_policy"),
+        (_partial_purge, "beside a filtered consumer"),
         (_key_value, "allow_rollup_hdrs"),
     ],
 )
