@@ -138,13 +138,26 @@ class Lab:
         reply = await self.client.request(message.reply, word, timeout=LIMIT)
         assert reply.data == b""
 
-    async def pull(self, batch: int = 1, *, stream: str = "S", durable: str = "c") -> Pulled:
-        """Take what is there; the server says at once when there is no more."""
-        inbox = await self.inbox()
-        await inbox.ask(batch, stream=stream, durable=durable, no_wait=True)
-        pulled = await inbox.take(messages=batch, statuses=1, either=True, quiet=0)
-        await inbox.close()
-        return pulled
+    async def pull(
+        self, batch: int = 1, *, least: int = 0, stream: str = "S", durable: str = "c"
+    ) -> Pulled:
+        """Take what is there; the server says at once when there is no more.
+
+        It may say so although the stream has acknowledged a message: a consumer hears of it a
+        moment later. So until there are `least` messages, the question is asked again.
+        """
+        pulled = Pulled([], [], [])
+        deadline = asyncio.get_running_loop().time() + LIMIT
+        while True:
+            wanted = batch - len(pulled.messages)
+            inbox = await self.inbox()
+            await inbox.ask(wanted, stream=stream, durable=durable, no_wait=True)
+            part = await inbox.take(messages=wanted, statuses=1, either=True, quiet=0)
+            await inbox.close()
+            pulled = Pulled([*pulled.messages, *part.messages], part.statuses, part.headers)
+            late = asyncio.get_running_loop().time() > deadline
+            if late or len(pulled.messages) >= least:
+                return pulled
 
     async def pull_waiting(self, batch: int = 1) -> Pulled:
         """Wait until `batch` messages have come."""

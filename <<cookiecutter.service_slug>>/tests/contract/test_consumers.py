@@ -53,7 +53,7 @@ async def test_creating_again_updates_and_keeps_what_is_out(lab: Lab) -> None:
     await lab.stream()
     await lab.publish_many(3)
     await lab.durable()
-    await lab.pull(2)
+    await lab.pull(2, least=2)
     info = await lab.durable(max_ack_pending=5, max_deliver=7, description="changed")
     assert (info["config"]["max_ack_pending"], info["config"]["max_deliver"]) == (5, 7)
     assert (info["num_ack_pending"], info["num_pending"]) == (2, 1)
@@ -80,7 +80,7 @@ async def test_a_longer_ack_wait_holds_for_what_is_out_already(lab: Lab) -> None
     await lab.stream()
     await lab.publish_many(1)
     await lab.durable(ack_wait=2 * SECOND)
-    await lab.pull()
+    await lab.pull(least=1)
     await lab.durable(ack_wait=30 * SECOND)
     await lab.broker.passes(2.5)
     assert (await lab.pull()).data == []
@@ -91,10 +91,10 @@ async def test_a_changed_filter_does_not_go_back(lab: Lab) -> None:
     for n, subject in enumerate(["s.a", "s.b", "s.a", "s.b"]):
         await lab.publish(subject, str(n))
     await lab.durable(filter_subject="s.a")
-    assert (await lab.pull(2)).data == ["0", "2"]
+    assert (await lab.pull(2, least=2)).data == ["0", "2"]
     info = await lab.durable(filter_subject="s.b")
     assert info["num_pending"] == 1
-    assert (await lab.pull(10)).data == ["3"]
+    assert (await lab.pull(10, least=1)).data == ["3"]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ async def test_the_counts_of_a_consumer_through_its_life(lab: Lab) -> None:
     await lab.stream()
     await lab.publish_many(4)
     await lab.durable()
-    pulled = await lab.pull(3)
+    pulled = await lab.pull(3, least=3)
     info = await lab.info()
     assert info["delivered"] == {"consumer_seq": 3, "stream_seq": 3}
     assert info["ack_floor"] == {"consumer_seq": 0, "stream_seq": 0}
@@ -180,7 +180,7 @@ async def test_the_counts_of_a_consumer_through_its_life(lab: Lab) -> None:
     await pulled.messages[0].ack_sync(timeout=10)
     assert (await lab.info())["ack_floor"] == {"consumer_seq": 2, "stream_seq": 2}
     await lab.answer(pulled.messages[2], b"-NAK")
-    again = await lab.pull(1)
+    again = await lab.pull(1, least=1)
     assert (again.data, again.tries) == (["m2"], [2])
     info = await lab.info()
     assert info["delivered"] == {"consumer_seq": 4, "stream_seq": 3}
@@ -195,7 +195,7 @@ async def test_consumers_outlive_a_restart_with_what_is_out(lab: Lab) -> None:
     await lab.stream()
     await lab.publish_many(3)
     await lab.durable()
-    pulled = await lab.pull(2)
+    pulled = await lab.pull(2, least=2)
     await pulled.messages[0].ack_sync(timeout=10)
     await lab.client.close()
     lab.broker.terminate()
@@ -211,11 +211,11 @@ async def test_deleting_a_consumer_leaves_the_messages(lab: Lab) -> None:
     await lab.stream(retention="workqueue")
     await lab.publish_many(2)
     await lab.durable()
-    await lab.pull(2)
+    await lab.pull(2, least=2)
     await lab.api("CONSUMER.DELETE.S.c")
     assert (await lab.state())["messages"] == 2
     await lab.durable()
-    assert (await lab.pull(5)).data == ["m0", "m1"]
+    assert (await lab.pull(5, least=2)).data == ["m0", "m1"]
 
 
 async def test_nats_pys_consumer_calls(lab: Lab) -> None:

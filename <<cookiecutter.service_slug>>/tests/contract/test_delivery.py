@@ -20,7 +20,7 @@ async def test_messages_come_in_order_with_what_is_known_of_them(lab: Lab) -> No
     await lab.publish("s.a", "0", headers={"k": "v"})
     await lab.publish("s.b", "1")
     await lab.durable()
-    pulled = await lab.pull(5)
+    pulled = await lab.pull(5, least=2)
     assert pulled.data == ["0", "1"]
     first, second = pulled.messages
     assert (first.subject, first.headers) == ("s.a", {"k": "v"})
@@ -39,7 +39,7 @@ async def test_a_request_that_does_not_wait_says_when_there_is_nothing(lab: Lab)
     await lab.durable()
     assert (await lab.pull(5)).statuses == [("404", "No Messages")]
     await lab.publish_many(2)
-    pulled = await lab.pull(5)
+    pulled = await lab.pull(5, least=2)
     assert (pulled.data, pulled.statuses) == (["m0", "m1"], [("404", "No Messages")])
 
 
@@ -48,7 +48,7 @@ async def test_a_batch_that_is_full_ends_without_a_word(lab: Lab) -> None:
     await lab.durable()
     await lab.publish_many(3)
     inbox = await lab.inbox()
-    await inbox.ask(2, no_wait=True)
+    await inbox.ask(2, expires=30 * SECOND)
     pulled = await inbox.take(messages=2)
     assert (pulled.data, pulled.statuses) == (["m0", "m1"], [])
     assert (await lab.info())["num_waiting"] == 0
@@ -199,7 +199,7 @@ async def test_an_acknowledged_message_is_not_delivered_again(lab: Lab) -> None:
     await lab.stream()
     await lab.durable(ack_wait=SECOND // 2)
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     await message.ack()
     await lab.broker.passes(0.8)
     assert (await lab.pull()).data == []
@@ -212,7 +212,7 @@ async def test_an_acknowledged_message_leaves_a_work_queue(lab: Lab) -> None:
     await lab.stream(retention="workqueue")
     await lab.durable()
     await lab.publish_many(2)
-    pulled = await lab.pull(2)
+    pulled = await lab.pull(2, least=2)
     await pulled.messages[1].ack_sync(timeout=10)
     state = await lab.state()
     assert (state["messages"], state["first_seq"], state["last_seq"]) == (1, 1, 2)
@@ -225,7 +225,7 @@ async def test_a_confirmed_acknowledgement_is_confirmed_twice(lab: Lab) -> None:
     await lab.stream()
     await lab.durable()
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     for _ in range(2):
         await lab.answer(message, b"+ACK")
 
@@ -235,16 +235,16 @@ async def test_every_answer_can_be_confirmed(lab: Lab, word: bytes) -> None:
     await lab.stream()
     await lab.durable()
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     await lab.answer(message, word)
-    assert (await lab.pull()).data == (["m0"] if word == b"-NAK" else [])
+    assert (await lab.pull(least=int(word == b"-NAK"))).data == (["m0"] if word == b"-NAK" else [])
 
 
 async def test_a_confirmed_acknowledgement_without_a_consumer(lab: Lab) -> None:
     await lab.stream()
     await lab.durable()
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     await lab.api("CONSUMER.DELETE.S.c")
     with pytest.raises(nats.errors.NoRespondersError):
         await lab.client.request(message.reply, b"+ACK", timeout=10)
@@ -254,7 +254,7 @@ async def test_what_is_not_acknowledged_comes_again(lab: Lab) -> None:
     await lab.stream()
     await lab.durable(ack_wait=2 * SECOND)
     await lab.publish_many(1)
-    await lab.pull()
+    await lab.pull(least=1)
     assert (await lab.pull()).data == []
     pulled = await lab.pull_waiting()
     assert (pulled.data, pulled.tries) == (["m0"], [2])
@@ -265,7 +265,7 @@ async def test_a_late_acknowledgement_counts(lab: Lab) -> None:
     await lab.stream()
     await lab.durable(ack_wait=SECOND // 2)
     await lab.publish_many(1)
-    [first] = (await lab.pull()).messages
+    [first] = (await lab.pull(least=1)).messages
     await lab.pull_waiting()
     await first.ack_sync(timeout=10)
     assert (await lab.info())["num_ack_pending"] == 0
@@ -277,9 +277,9 @@ async def test_nak_brings_it_back_at_once(lab: Lab) -> None:
     await lab.stream()
     await lab.durable()
     await lab.publish_many(3)
-    pulled = await lab.pull(2)
+    pulled = await lab.pull(2, least=2)
     await lab.answer(pulled.messages[0], b"-NAK")
-    again = await lab.pull(3)
+    again = await lab.pull(3, least=2)
     assert (again.data, again.tries) == (["m0", "m2"], [2, 1])
 
 
@@ -299,7 +299,7 @@ async def test_in_progress_puts_off_the_next_delivery(lab: Lab) -> None:
     await lab.stream()
     await lab.durable(ack_wait=2 * SECOND)
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     for _ in range(3):
         await lab.broker.passes(0.8)
         await message.in_progress()
@@ -311,7 +311,7 @@ async def test_term_ends_it(lab: Lab) -> None:
     await lab.stream()
     await lab.durable(ack_wait=SECOND // 2)
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     await message.term()
     await lab.broker.passes(0.7)
     assert (await lab.pull()).data == []
@@ -327,7 +327,7 @@ async def test_term_deletes_from_a_work_queue(lab: Lab) -> None:
     await lab.stream(retention="workqueue")
     await lab.durable()
     await lab.publish_many(1)
-    [message] = (await lab.pull()).messages
+    [message] = (await lab.pull(least=1)).messages
     await lab.answer(message, b"+TERM")
 
     async def is_empty() -> bool:
@@ -376,7 +376,7 @@ async def test_a_filter_takes_its_own_only(lab: Lab) -> None:
     await lab.durable(filter_subject="s.*.x")
     for subject in ("s.a", "s.a.x", "s.b.x", "s.a.y", "s.a.x.z"):
         await lab.publish(subject, subject)
-    pulled = await lab.pull(10)
+    pulled = await lab.pull(10, least=2)
     assert pulled.data == ["s.a.x", "s.b.x"]
     assert [m.metadata.num_pending for m in pulled.messages] == [1, 0]
 
@@ -387,7 +387,7 @@ async def test_two_consumers_of_a_stream_have_each_message_both(lab: Lab) -> Non
     await lab.durable(name="other")
     await lab.publish_many(2)
     for name in ("one", "other"):
-        pulled = await lab.pull(5, durable=name)
+        pulled = await lab.pull(5, durable=name, least=2)
         assert pulled.data == ["m0", "m1"]
 
 
@@ -395,10 +395,10 @@ async def test_a_message_that_is_deleted_while_it_is_out(lab: Lab) -> None:
     await lab.stream()
     await lab.durable(ack_wait=SECOND // 4)
     await lab.publish_many(2)
-    pulled = await lab.pull(1)
+    pulled = await lab.pull(1, least=1)
     await lab.api("STREAM.MSG.DELETE.S", {"seq": 1})
     await lab.broker.passes(0.5)
-    assert (await lab.pull(5)).data == ["m1"]
+    assert (await lab.pull(5, least=1)).data == ["m1"]
     await pulled.messages[0].ack()
 
 
@@ -409,7 +409,7 @@ async def test_a_purged_stream_delivers_what_comes_after(lab: Lab) -> None:
     await lab.api("STREAM.PURGE.S")
     assert (await lab.info())["num_pending"] == 0
     await lab.publish("s.a", "after")
-    assert (await lab.pull(5)).data == ["after"]
+    assert (await lab.pull(5, least=1)).data == ["after"]
 
 
 # --- nats-py's own fetch, which tests use
