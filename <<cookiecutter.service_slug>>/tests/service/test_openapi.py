@@ -1,16 +1,19 @@
 """The API keeps what its OpenAPI document promises, whatever it is asked.
 
 Schemathesis makes the requests, good and bad ones, from the document alone, the same in every run.
-The service is whole: database, relay, and JetStream (the mock), behind a real HTTP server.
+The service is whole: database, relay and JetStream, behind a real HTTP server; once on SQLite and
+the mock, once on PostgreSQL and nats-server, which refuse other things.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,18 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig
 
+from app.bridge import ClientFactory, GuardedClient
 from app.bridge.testing import MockServer
 from app.main import create_app
+from app.schema import migrate
 from app.settings import Settings, read_settings
 from tests.conftest import ADMIN_TOKEN as TOKEN
-from tests.servers import wait_until
+from tests.servers import NatsServer, PostgresServer, wait_until
 
-EXAMPLES = 20  # for each route, besides those at the edges of what the document allows
+# Random ones for each route, besides those at the edges of what the document allows, which find
+# most. `make search` makes many more.
+SEARCHING = os.environ.get("HYPOTHESIS_PROFILE") == "search"
+EXAMPLES = 500 if SEARCHING else 5
 
 # The rights of strangers, tests of methods that do not exist and the like are checks too: all run.
 schema = schemathesis.openapi.from_dict(
@@ -47,7 +55,7 @@ schema = schemathesis.openapi.from_dict(
             default=ProjectConfig(
                 generation=GenerationConfig(
                     max_examples=EXAMPLES,
-                    deterministic=True,
+                    deterministic=not SEARCHING,
                     no_shrink=True,
                     with_security_parameters=False,  # each case is sent with the token
                 )
@@ -75,29 +83,57 @@ class Serving(threading.Thread):
         assert not self.is_alive()
 
 
+@contextmanager
+def serving(database_url: str, nats_url: str, make_client: ClientFactory) -> Iterator[str]:
+    values: dict[str, Any] = {
+        "app_name": "orders",
+        "destination_app": "billing",
+        "database_url": database_url,
+        "nats_urls": nats_url,
+        "admin_token": TOKEN,
+    }
+    configured: Settings = read_settings(**values, _env_file=None)
+    server = Serving(create_app(configured, make_client=make_client))
+    server.start()
+    wait_until(
+        lambda: httpx.get(f"{server.url}/readyz").status_code == 200, limit=20, what="readiness"
+    )
+    yield server.url
+    server.stop()
+
+
 @pytest.fixture(scope="module")
 def url(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("openapi") / "service.sqlite3"
     shutil.copyfile(migrated_file, path)
     nats = MockServer()
-    values: dict[str, Any] = {
-        "app_name": "orders",
-        "destination_app": "billing",
-        "database_url": f"sqlite+aiosqlite:///{path}",
-        "nats_urls": nats.url,
-        "admin_token": TOKEN,
-    }
-    configured: Settings = read_settings(**values, _env_file=None)
-    serving = Serving(create_app(configured, make_client=nats.client))
-    serving.start()
-    wait_until(
-        lambda: httpx.get(f"{serving.url}/readyz").status_code == 200, limit=10, what="readiness"
-    )
-    yield serving.url
-    serving.stop()
+    with serving(f"sqlite+aiosqlite:///{path}", nats.url, nats.client) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def real_url(postgres: PostgresServer) -> Iterator[str]:
+    if not postgres.is_running:  # a test of crashes left it down
+        postgres.start()
+    database_url = postgres.create_database()
+    migrate(database_url)
+    with NatsServer() as nats, serving(database_url, nats.url, GuardedClient) as url:
+        yield url
+    postgres.drop_database(database_url)
+
+
+def keeps_its_promises(case: schemathesis.Case[Any], url: str) -> None:
+    case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"})
 
 
 @schema.parametrize()
 @settings(suppress_health_check=list(HealthCheck), deadline=None)
 def test_the_api_keeps_its_promises(case: schemathesis.Case[Any], url: str) -> None:
-    case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"})
+    keeps_its_promises(case, url)
+
+
+@pytest.mark.real
+@schema.parametrize()
+@settings(suppress_health_check=list(HealthCheck), deadline=None)
+def test_it_keeps_them_on_real_servers(case: schemathesis.Case[Any], real_url: str) -> None:
+    keeps_its_promises(case, real_url)
