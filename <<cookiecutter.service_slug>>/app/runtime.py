@@ -23,6 +23,7 @@ from app.database import Database, open_database
 from app.health import Health
 from app.jetstream_health import JetStreamHealth
 from app.settings import Settings
+from app.telemetry import flush_spans
 
 # Seconds beyond the grace for what comes after the handlers: acks, the connection, the pool.
 _AFTER_GRACE = 15.0
@@ -89,6 +90,7 @@ async def running(
             await health.close()
             await queues.close()
             await _close(database)
+            await flush_spans()
 
 
 async def _close(database: Database) -> None:

@@ -30,6 +30,7 @@ from .metrics import publish_metrics
 from .outbox_maintenance import OutboxMaintenance
 from .retry import Backoff
 from .settlement import Failure, Retry, Settlement
+from .spans import record_published
 from .tasks import happens
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ class Relay:
             faults = self._judge(chains, settlement)
             await claim.settle(settlement)
         self._measure(chains, settlement)
+        record_published(message for messages, _ in chains for message in messages)
         await self._after(faults)
         return (
             len(settlement.sent)
