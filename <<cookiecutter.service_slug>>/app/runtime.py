@@ -22,6 +22,7 @@ from app.bridge.queue_metrics import QueueMetrics
 from app.database import Database, open_database
 from app.health import Health
 from app.jetstream_health import JetStreamHealth
+from app.ready_metrics import ReadyMetrics
 from app.settings import Settings
 from app.telemetry import flush_spans
 
@@ -43,6 +44,7 @@ class Runtime:
     health: Health
     jetstream: JetStreamHealth
     queues: QueueMetrics
+    readiness: ReadyMetrics
 
     def attach(self, app: FastAPI) -> None:
         """Hand the parts to `app`, whose routes and dependencies take them from its state."""
@@ -52,6 +54,7 @@ class Runtime:
         app.state.health = self.health
         app.state.jetstream = self.jetstream
         app.state.queues = self.queues
+        app.state.readiness = self.readiness
 
 
 @asynccontextmanager
@@ -81,9 +84,10 @@ async def running(
     health = Health(database, bridge)
     jetstream = JetStreamHealth(bridge, settings)
     queues = QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters)
+    readiness = ReadyMetrics(health, settings)
     await bridge.__aenter__()
     try:
-        yield Runtime(settings, database, bridge, health, jetstream, queues)
+        yield Runtime(settings, database, bridge, health, jetstream, queues, readiness)
     finally:
         with _ended_by_force(settings.shutdown_grace + _AFTER_GRACE):
             await bridge.stop()
