@@ -16,6 +16,7 @@ sys.path.insert(0, str(TEMPLATE))
 from app.bridge import Check
 from app.bridge.testing import MockServer
 from app.bridge.testing.events import body_of, make_event
+from app.cli import cli
 from app.consumers import load_consumers
 from app.main import create_app
 from app.routers import metrics
@@ -74,5 +75,14 @@ def migrated(folder: Path) -> str:
     return url
 
 
-# What the template has for its own tests is to be had here, for it is on the path from here on.
-__all__ = ["Check", "Processes", "body_of", "eventually", "make_event", "migrated", "processes"]
+# What tests here take of the template's own, for it is on the path from here on.
+__all__ = [
+    "Check",
+    "Processes",
+    "body_of",
+    "cli",
+    "eventually",
+    "make_event",
+    "migrated",
+    "processes",
+]

@@ -6,11 +6,13 @@ import asyncio
 import re
 from pathlib import Path
 
+import click
 import pytest
 from baking import ROOT, TEMPLATE
-from on_the_mock import Check, Processes, eventually, migrated, processes
+from on_the_mock import Check, Processes, cli, eventually, migrated, processes
 from sqlalchemy import text
 from test_docs_production import NAMES, bare_environment, settings
+from typer.main import get_command
 
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 SECTIONS: dict[str, str] = dict(
@@ -83,6 +85,34 @@ def test_links_lead_to_sections() -> None:
     links = re.findall(r"\]\(#([^)]+)\)", PAGE)
     assert len(links) > 20
     assert set(links) <= anchors
+
+
+@pytest.mark.skipif(
+    not (TEMPLATE / "app" / "commands" / "outbox.py").exists(),
+    reason="this checkout has not all commands",
+)
+def test_every_command_exists_with_its_options() -> None:
+    lines = re.findall(r"python -m app\.cli ([^`#\n)]+)", PAGE)
+    assert len(lines) > 30
+    for line in sorted(set(lines)):
+        words = line.split()
+        command = command_of(words)
+        known = {option for parameter in command.params for option in parameter.opts}
+        for word in words:
+            assert not word.startswith("-") or word in known, f"{line}: no option {word}"
+
+
+def command_of(words: list[str]) -> click.Command:
+    """The command that a line names, which is one that does something."""
+    command = get_command(cli)
+    for word in words:
+        if not isinstance(command, click.Group):
+            break
+        found = command.get_command(click.Context(command), word)
+        assert found is not None, f"there is no command {' '.join(words)!r}"
+        command = found
+    assert not isinstance(command, click.Group), f"{words} is a group"
+    return command
 
 
 async def test_what_a_deleted_stream_held_is_sent_again(tmp_path: Path) -> None:

@@ -174,6 +174,19 @@ def test_the_dashboard_can_be_imported() -> None:
             assert '{instance=~"$instance"}' in target["expr"]
 
 
+def test_the_rules_fit_the_prometheus_operator_as_the_readme_says(tmp_path: Path) -> None:
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"^```shell\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    (tmp_path / "deploy" / "monitoring").mkdir(parents=True)
+    shutil.copy(FOLDER / "alerts.yaml", tmp_path / "deploy" / "monitoring")
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, check=True, timeout=10)
+    resource = yaml.safe_load((tmp_path / "prometheus-rule.yaml").read_text(encoding="utf-8"))
+    assert resource["kind"] == "PrometheusRule"
+    assert [rule for group in resource["spec"]["groups"] for rule in group["rules"]] == RULES
+    for block in re.findall(r"^```yaml\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL):
+        assert yaml.safe_load(block)
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
 def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
     for path in (FOLDER / "alerts.yaml", ROOT / "tests" / "monitoring" / "alerts_test.yaml"):

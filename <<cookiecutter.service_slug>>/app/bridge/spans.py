@@ -21,14 +21,14 @@ from .envelope import GEM_ID_HEADER
 
 TRACER = "app.bridge"
 
+_NO_PROVIDERS = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
 _NOBODYS = contexts.Context()
 _SECOND = 1_000_000_000  # nanoseconds
 
 
 def recording() -> bool:
     """Whether this process has a tracer provider, so that a span may come of what is begun."""
-    provider = trace.get_tracer_provider()
-    return not isinstance(provider, trace.ProxyTracerProvider | trace.NoOpTracerProvider)
+    return not isinstance(trace.get_tracer_provider(), _NO_PROVIDERS)
 
 
 def context_of(headers: Mapping[str, str]) -> contexts.Context:
