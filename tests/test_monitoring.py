@@ -118,6 +118,29 @@ def faults(text: str, exposed: Exposed) -> list[str]:
     return [*found, *(f"nothing has the label {label}" for label in grouping(expression) - there)]
 
 
+# A series of each metric that services, operators and other tools may rely on, and its labels.
+PROMISED: Exposed = {
+    "bridge_outbox_pending": set(),
+    "bridge_outbox_failed": set(),
+    "bridge_outbox_oldest_pending_seconds": set(),
+    "bridge_published_total": {"result"},
+    "bridge_publish_seconds_count": set(),
+    "bridge_delivery_seconds_count": set(),
+    "bridge_consumed_total": {"event_type", "outcome"},
+    "bridge_handler_seconds_count": {"event_type"},
+    "bridge_end_to_end_seconds_count": set(),
+    "bridge_consumer_lag": set(),
+    "bridge_dlq_messages": set(),
+    "bridge_nats_connected": set(),
+    "bridge_ready": {"check"},
+    "bridge_info": {"app", "env"},
+}
+
+
+def test_every_metric_that_is_promised_is_exported_with_its_labels(exposed: Exposed) -> None:
+    assert {name: exposed.get(name) for name in PROMISED} == PROMISED
+
+
 def test_each_expression_names_metrics_and_labels_that_exist(exposed: Exposed) -> None:
     everywhere = list(expressions())
     assert all(selectors(promql.parse(text)) for _, text in everywhere)

@@ -52,6 +52,7 @@ def _continued(headers: Headers) -> Iterator[None]:
     tokens = bind_contextvars(trace_id=trace.format_trace_id(span.trace_id))
     try:
         yield
-    finally:
+        # Not after an error: whoever logs that stands outside, and the request's task ends there.
         reset_contextvars(**tokens)
+    finally:
         contexts.detach(attached)

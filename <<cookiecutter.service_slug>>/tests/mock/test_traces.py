@@ -18,6 +18,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from app.bridge import Bridge, Consumers, Event
 from app.bridge.middleware import Logging, Tracing
@@ -194,6 +196,18 @@ async def test_without_an_sdk_the_trace_goes_through_as_it_came(
     assert told(lines, "placing an order")["trace_id"] == TRACE
     assert told(lines, "billing")["trace_id"] == TRACE
     assert told(lines, "event processed")["trace_id"] == TRACE
+
+
+async def test_what_is_logged_of_a_request_that_failed_has_its_trace_too(orders: FastAPI) -> None:
+    @orders.get("/broken")
+    async def broken() -> None:
+        raise ValueError("no")
+
+    transport = httpx.ASGITransport(orders, raise_app_exceptions=False)
+    with capture_logs(processors=[merge_contextvars]) as logged:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert (await client.get("/broken", headers=PARENT)).status_code == 500
+    assert [(line["event"], line["trace_id"]) for line in logged] == [("request failed", TRACE)]
 
 
 @pytest.mark.parametrize("given", ["", "00-zz", f"00-{TRACE}-{'0' * 16}-01"])
