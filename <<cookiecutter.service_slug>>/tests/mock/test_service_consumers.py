@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -17,8 +13,7 @@ from app import events
 from app.bridge import Bridge, Consumers, Event, Retry, Unrecoverable
 from app.bridge.testing import Deliver, Outcome
 from app.consumers.registry import consumers as services_own
-from app.logs import log_handler
-from app.settings import LogFormat
+from tests.logged import logged
 
 
 class TestADurableOfAnotherName:
@@ -54,22 +49,6 @@ def test_an_up_caster_is_registered_with_the_services_events() -> None:
     assert events.upcast == services_own.upcast
 
 
-@contextmanager
-def _logged(log_format: LogFormat) -> Iterator[io.StringIO]:
-    """What the process writes at LOG_LEVEL=INFO."""
-    stream = io.StringIO()
-    handler = log_handler(stream, log_format)
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield stream
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-
-
 class TestOneLineForEachEvent:
     """As a generated service logs by default: with the middlewares of its own registry."""
 
@@ -88,7 +67,7 @@ class TestOneLineForEachEvent:
         return consumers
 
     async def test_in_json(self, deliver: Deliver) -> None:
-        with _logged("json") as stream:
+        with logged("json") as stream:
             await deliver("order.placed", {"id": "fine", "card": "4111"}, event_id="e1")
             await deliver("order.placed", {"id": "fine", "card": "4111"}, event_id="e1")
             await deliver("order.placed", {"id": "again", "card": "4111"}, event_id="e2")
@@ -111,7 +90,7 @@ class TestOneLineForEachEvent:
         assert "4111" not in stream.getvalue()
 
     async def test_on_a_terminal(self, deliver: Deliver) -> None:
-        with _logged("console") as stream:
+        with logged("console") as stream:
             await deliver("order.placed", {"id": "fine", "card": "4111"}, event_id="e1")
         [line] = [line for line in stream.getvalue().splitlines() if "event_id=" in line]
         assert "event processed" in line

@@ -26,10 +26,10 @@ from app.bridge.middleware import Logging, Tracing
 from app.bridge.testing import MockServer, VirtualClock
 from app.database import open_database
 from app.events import EventsDep
-from app.logs import log_handler
 from app.main import create_app
 from app.settings import Settings
 from tests.bridge.support import rows
+from tests.logged import logged
 from tests.waiting import eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -49,15 +49,8 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    handler = log_handler(stream, "json")
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    yield stream
-    root.removeHandler(handler)
-    root.setLevel(level)
+    with logged("json") as stream:
+        yield stream
 
 
 @pytest.fixture
