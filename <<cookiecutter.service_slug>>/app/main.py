@@ -11,11 +11,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import problems
+from app import problems, telemetry
 from app.admin_gate import AdminGate
 from app.bridge import ClientFactory, GuardedClient
 from app.consumers import load_consumers
 from app.logs import configure_logging
+from app.request_trace import RequestTrace
 from app.routers import routers
 from app.runtime import running
 from app.settings import Settings, load_settings
@@ -33,9 +34,15 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
             runtime.attach(app)
             yield
 
-    app = FastAPI(title=settings.service_name, description=settings.description, lifespan=lifespan)
+    app = FastAPI(
+        title=settings.service_name,
+        description=settings.description,
+        lifespan=lifespan,
+        telemetry=telemetry.FASTAPI,
+    )
     problems.install(app)
     app.add_middleware(AdminGate, token=settings.admin_token)
+    app.add_middleware(RequestTrace)
     for router in routers():
         app.include_router(router)
     return app
@@ -47,6 +54,7 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
+    telemetry.configure_tracing(settings)
     app: FastAPI = create_app(settings)
     globals()["app"] = app
     return app
