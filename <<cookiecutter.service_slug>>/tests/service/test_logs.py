@@ -11,6 +11,9 @@ import pytest
 
 from app.settings import ROOT
 
+# Logging is a process's: each test configures one of its own.
+pytestmark = pytest.mark.real
+
 _MOMENT = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"
 _PROGRAM = """
 import logging, structlog

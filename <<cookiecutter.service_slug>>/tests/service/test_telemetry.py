@@ -81,10 +81,12 @@ def collector() -> Iterator[Collector]:
         thread.join()
 
 
+@pytest.mark.real
 def test_without_an_endpoint_nothing_is_recorded_and_no_sdk_is_imported() -> None:
     assert _run() == "recording: False\nimported: False\n"
 
 
+@pytest.mark.real
 def test_with_an_endpoint_spans_go_there_with_the_services_name(collector: Collector) -> None:
     endpoint = f"http://127.0.0.1:{collector.server_port}"
     assert _run(
