@@ -1,0 +1,82 @@
+"""What went wrong outside, as one line: the cause, and what to do about it.
+
+No line has a secret in it: addresses are shown without their login, and whatever a driver says is
+searched for the parts of the database's address.
+"""
+
+from __future__ import annotations
+
+from nats.errors import Error as NatsError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.bridge.errors import (
+    ApiError,
+    BridgeError,
+    JetStreamUnavailableError,
+    NoRespondersError,
+    NotConnectedError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    StreamMissingError,
+)
+from app.bridge.stream_api import STREAM_NOT_FOUND
+from app.health import described
+from app.settings import Settings
+
+FAULTS = (BridgeError, NatsError, SQLAlchemyError, OSError, TimeoutError)
+
+_JETSTREAM_OFF = "turn JetStream on in nats-server (-js), and for this account"
+_ENSURE = "make it: python -m app.cli topology ensure"
+_PERMISSIONS = "python -m app.cli permissions --admin prints what operators need"
+_NO_TABLE = ("no such table", "no such column", "does not exist")
+
+
+def explained(error: Exception, settings: Settings) -> str:
+    """Say in one line what happened and what helps."""
+    if isinstance(error, BridgeError | NatsError):
+        text, remedy = str(error) or type(error).__name__, _remedy(error)
+    elif type(error) is TimeoutError and str(error):
+        return str(error)  # our own words, with a remedy
+    else:
+        return database_fault(described(error), settings)
+    return f"{text}; {remedy}" if remedy else text
+
+
+def database_fault(cause: str, settings: Settings) -> str:
+    """Say which database did not do what it was asked, and why."""
+    cause = without_login(cause, settings)
+    address = database_address(settings)
+    if any(sign in cause for sign in _NO_TABLE) and "database " not in cause:
+        return f"{address} lacks tables ({cause}); run: alembic upgrade head"
+    return f"{address} does not answer: {cause}; start the database, or correct DATABASE_URL"
+
+
+def database_address(settings: Settings) -> str:
+    """The database's address without its login and its options, which may hold secrets too."""
+    url = make_url(settings.database_url.get_secret_value())
+    bare = url.set(username=None, password=None, query={})
+    return bare.render_as_string(hide_password=True)
+
+
+def without_login(text: str, settings: Settings) -> str:
+    """Blot out what logs in to the database."""
+    url = make_url(settings.database_url.get_secret_value())
+    secrets = [url.username, url.password, *url.query.values()]
+    for secret in secrets:
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _remedy(error: Exception) -> str | None:
+    if isinstance(error, NotConnectedError):
+        return "start NATS, or correct NATS_URLS and the login"
+    if isinstance(error, PermissionDeniedError):
+        return _PERMISSIONS
+    if isinstance(error, NoRespondersError | JetStreamUnavailableError):
+        return _JETSTREAM_OFF
+    if isinstance(error, RequestTimeoutError):
+        return "is JetStream on, and has it a leader? python -m app.cli test-connection tells"
+    missing = isinstance(error, ApiError) and error.err_code == STREAM_NOT_FOUND
+    return _ENSURE if missing or isinstance(error, StreamMissingError) else None
