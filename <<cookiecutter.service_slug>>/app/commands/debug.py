@@ -16,17 +16,18 @@ from app.addresses import masked
 from app.advice import advice
 from app.bridge import BridgeConfig, __version__
 from app.bridge.stats import inbox_stats
-from app.commands.connection_test import reach
 from app.commands.faults import FAULTS, database_address, explained
+from app.commands.groups import single
 from app.commands.output import AsJson, Status, answer
 from app.commands.service import Service, run
 from app.commands.table import printable, wrapped
+from app.commands.test_connection import reach
 from app.consumers import load_consumers
 from app.routers.admin.outbox import outbox_stats
 from app.routers.admin.topology import topology
 from app.settings import Settings
 
-EPILOG = "Example: python -m app.cli debug > report.txt"
+commands = single()
 
 _ANSWER_WITHIN = 30.0  # seconds
 _PART_WITHIN = 8.0  # seconds
@@ -55,6 +56,7 @@ _HIDDEN = frozenset(
 )
 
 
+@commands.command(epilog="Example: python -m app.cli debug > report.txt")
 def command(as_json: AsJson = False) -> None:
     """Print versions, settings, names, connections, stream, counts and handlers: no secrets."""
 

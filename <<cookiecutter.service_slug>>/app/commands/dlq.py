@@ -13,6 +13,7 @@ import typer
 
 from app.bridge.letter import DeadLetter
 from app.bridge.letter_box import Choice, Replayed
+from app.commands.groups import group
 from app.commands.listing import After, Limit, checked_cursor, page_text, whole
 from app.commands.moments import age
 from app.commands.output import AsJson, Status, Yes, answer, confirm, fail, number_of
@@ -21,11 +22,9 @@ from app.commands.service import ANSWER_WITHIN, Service, run
 from app.commands.table import Column, Row, table
 from app.routers.admin import dlq as api
 
-commands = typer.Typer(
-    help="Events that could not be handled: look, put them back, throw them away.",
-    epilog="Example: python -m app.cli dlq replay --all --reason unrecoverable --dry-run",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+commands = group(
+    "Events that could not be handled: look, put them back, throw them away.",
+    example="python -m app.cli dlq replay --all --reason unrecoverable --dry-run",
 )
 
 Sequence = Annotated[int, typer.Argument(metavar="SEQ", min=1, help="Its place in the stream.")]

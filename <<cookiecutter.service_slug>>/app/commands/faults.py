@@ -6,8 +6,10 @@ searched for the parts of the database's address.
 
 from __future__ import annotations
 
+import re
+
 from nats.errors import Error as NatsError
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.bridge.errors import (
@@ -45,7 +47,7 @@ def explained(error: Exception, settings: Settings) -> str:
 
 def database_fault(cause: str, settings: Settings) -> str:
     """Say which database did not do what it was asked, and why."""
-    cause = without_login(cause, settings)
+    cause = "it takes too long" if cause == "TimeoutError" else without_login(cause, settings)
     address = database_address(settings)
     if any(sign in cause for sign in _NO_TABLE) and "database " not in cause:
         return f"{address} lacks tables ({cause}); run: alembic upgrade head"
@@ -55,17 +57,16 @@ def database_fault(cause: str, settings: Settings) -> str:
 def database_address(settings: Settings) -> str:
     """The database's address without its login and its options, which may hold secrets too."""
     url = make_url(settings.database_url.get_secret_value())
-    bare = url.set(username=None, password=None, query={})
-    return bare.render_as_string(hide_password=True)
+    bare = URL.create(url.drivername, host=url.host, port=url.port, database=url.database)
+    return bare.render_as_string()
 
 
 def without_login(text: str, settings: Settings) -> str:
-    """Blot out what logs in to the database."""
+    """Blot out what logs in to the database, where it stands as a word of its own."""
     url = make_url(settings.database_url.get_secret_value())
-    secrets = [url.username, url.password, *url.query.values()]
-    for secret in secrets:
+    for secret in (url.password, *url.query.values()):
         if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
     return text
 
 

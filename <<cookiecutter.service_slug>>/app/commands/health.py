@@ -12,12 +12,13 @@ from collections.abc import Awaitable
 from app.bridge import Check
 from app.bridge.errors import BridgeError, NotConnectedError
 from app.commands.faults import FAULTS, database_fault, explained
+from app.commands.groups import single
 from app.commands.output import AsJson, Status, answer, number_of
 from app.commands.service import Service, run
 from app.commands.table import clauses
 from app.health import Health
 
-EPILOG = "Example: python -m app.cli health --json"
+commands = single()
 
 _CONNECT_WITHIN = 2.5  # seconds
 _ANSWER_WITHIN = 10.0  # seconds
@@ -25,6 +26,7 @@ _NOTES_WITHIN = 1.5  # seconds
 _ENSURE = "python -m app.cli topology ensure"
 
 
+@commands.command(epilog="Example: python -m app.cli health --json")
 def command(as_json: AsJson = False) -> None:
     """Say what the service needs and whether it is there; exit with 1 if anything is not."""
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.bridge.inbox import InboxStatus
+from app.commands.groups import group
 from app.commands.listing import (
     After,
     EventIdOption,
@@ -22,11 +23,9 @@ from app.commands.service import Service, run
 from app.commands.table import Column, Row, table
 from app.routers.admin import inbox as api
 
-commands = typer.Typer(
-    help="Events that came in: look, and hand parked ones to the worker again.",
-    epilog="Example: python -m app.cli inbox list --status failed",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+commands = group(
+    "Events that came in: look, and hand parked ones to the worker again.",
+    example="python -m app.cli inbox list --status failed",
 )
 
 RowId = Annotated[int, typer.Argument(metavar="ID", min=1, help="The row's number.")]

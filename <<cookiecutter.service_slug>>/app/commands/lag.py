@@ -9,13 +9,14 @@ from typing import Any
 
 from app.bridge.errors import ApiError, PermissionDeniedError
 from app.bridge.inspection import ConsumerState, TopologyState
+from app.commands.groups import single
 from app.commands.moments import age
 from app.commands.output import AsJson, Status, answer
 from app.commands.service import Service, run
 from app.commands.table import Column, Row, clauses, table
 from app.routers.admin.topology import ConsumerView
 
-EPILOG = "Example: python -m app.cli lag"
+commands = single()
 
 _COLUMNS = (
     Column("CONSUMER", shrinks=True, keeps_end=True),
@@ -54,6 +55,7 @@ class _Lag:
         )
 
 
+@commands.command(epilog="Example: python -m app.cli lag")
 def command(as_json: AsJson = False) -> None:
     """Show every consumer of the stream and how many events wait for it.
 

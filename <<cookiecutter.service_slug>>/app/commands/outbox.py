@@ -13,6 +13,7 @@ import typer
 from app.bridge.durations import humanize, seconds
 from app.bridge.errors import ConfigurationError
 from app.bridge.outbox import OutboxStatus
+from app.commands.groups import group
 from app.commands.listing import (
     After,
     EventIdOption,
@@ -30,11 +31,9 @@ from app.commands.table import Column, Row, table
 from app.operations import Operations
 from app.routers.admin import outbox as api
 
-commands = typer.Typer(
-    help="Events on their way out: look, send again, discard, pause.",
-    epilog="Example: python -m app.cli outbox list --status failed",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+commands = group(
+    "Events on their way out: look, send again, discard, pause.",
+    example="python -m app.cli outbox list --status failed",
 )
 
 EventId = Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")]

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 _REDRAW = 0.1  # seconds between two drawings
-_CLEAR = "\r\x1b[K"
+# The cursor stays at the line's beginning, so that a line of the log takes its place.
+_END = "\x1b[K\r"
 
 
 class Progress:
@@ -37,7 +38,7 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         if self._shown:
-            print(end=_CLEAR, file=sys.stderr, flush=True)
+            print(end=_END, file=sys.stderr, flush=True)
 
     def advance(self, number: int = 1) -> None:
         self.count += number
@@ -54,4 +55,4 @@ class Progress:
     def _draw(self) -> None:
         self._drawn_at = time.monotonic()
         if self._shown:
-            print(end=f"{_CLEAR}{self._doing} {self._number}", file=sys.stderr, flush=True)
+            print(end=f"{self._doing} {self._number}{_END}", file=sys.stderr, flush=True)

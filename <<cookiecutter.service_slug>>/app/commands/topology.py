@@ -20,6 +20,7 @@ from app.bridge.errors import BridgeError, ConfigurationError, InvalidSubjectErr
 from app.bridge.permissions import inbox_prefix
 from app.bridge.topology import Topology
 from app.bridge.topology_plan import Plan
+from app.commands.groups import group
 from app.commands.output import AsJson, Status, answer, fail
 from app.consumers import load_consumers
 from app.settings import load_settings
@@ -28,10 +29,9 @@ _CONNECT_LIMIT = 10.0  # seconds
 _WHOLE_LIMIT = 60.0  # seconds; agreeing with other writers of the stream takes 20 of them at most
 _CLOSE_LIMIT = 2.0  # seconds
 
-commands = typer.Typer(
-    help="The stream and the consumers of this service.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+commands = group(
+    "The stream and the consumers of this service.",
+    example="python -m app.cli topology plan",
 )
 
 Destinations = Annotated[

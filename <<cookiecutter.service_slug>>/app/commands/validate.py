@@ -12,13 +12,15 @@ import typer
 from app.advice import advice
 from app.bridge.errors import ConfigurationError, RegistrationError
 from app.bridge.nats_options import NatsOptions
+from app.commands.groups import single
 from app.commands.output import AsJson, Status, answer
 from app.consumers import load_consumers
 from app.settings import InvalidSettings, Settings, read_settings
 
-EPILOG = "Example: NATS_ENV=production python -m app.cli validate"
+commands = single()
 
 
+@commands.command(epilog="Example: NATS_ENV=production python -m app.cli validate")
 def command(as_json: AsJson = False) -> None:
     """Check the settings: one line for each fault, and for what is likely not meant."""
     settings, faults = _read()

@@ -11,11 +11,12 @@ from sqlalchemy import text
 
 from app.bridge.errors import ApiError, BridgeError, PermissionDeniedError
 from app.commands.faults import FAULTS, database_address, explained
+from app.commands.groups import single
 from app.commands.output import AsJson, Status, answer, number_of
 from app.commands.service import Service, run
 from app.commands.table import clauses
 
-EPILOG = "Example: python -m app.cli test-connection"
+commands = single()
 
 _DATABASE_WITHIN = 6.0  # seconds; connecting has 5 of them
 _UNLIMITED = (-1, False)  # JetStream's words for it
@@ -61,6 +62,7 @@ class Reached:
         return [*_nats_lines(self.nats), *_database_lines(self.database)]
 
 
+@commands.command(epilog="Example: python -m app.cli test-connection")
 def command(as_json: AsJson = False) -> None:
     """Connect to NATS and to the database, and tell who answers; exit with 1 if one does not."""
 
