@@ -14,7 +14,7 @@ from typing import Any
 
 from app.addresses import masked
 from app.advice import advice
-from app.bridge import BridgeConfig, __version__
+from app.bridge import __version__
 from app.bridge.stats import inbox_stats
 from app.commands.faults import FAULTS, database_address, explained
 from app.commands.groups import single
@@ -22,7 +22,6 @@ from app.commands.output import AsJson, Status, answer
 from app.commands.service import Service, run
 from app.commands.table import printable, wrapped
 from app.commands.test_connection import reach
-from app.consumers import load_consumers
 from app.routers.admin.outbox import outbox_stats
 from app.routers.admin.topology import topology
 from app.settings import Settings
@@ -69,7 +68,7 @@ def command(as_json: AsJson = False) -> None:
 
 
 async def _report(service: Service) -> dict[str, Any]:
-    settings, config = service.settings, service.bridge.config
+    settings = service.settings
     reached = await reach(service)
     topology_state, outbox, inbox, letters = await asyncio.gather(
         _part(service, _topology(service)),
@@ -81,13 +80,13 @@ async def _report(service: Service) -> dict[str, Any]:
         "versions": _versions(),
         "settings": _settings(settings),
         "warnings": advice(settings),
-        "names": _names(config),
+        "names": _names(service),
         "connections": asdict(reached),
         "topology": topology_state,
         "outbox": outbox,
         "inbox": inbox,
         "dead_letters": letters,
-        "handlers": _handlers(config),
+        "handlers": _handlers(service),
     }
 
 
@@ -148,25 +147,26 @@ def _nats_addresses(addresses: str) -> str:
     return ", ".join(masked(address).partition("?")[0] for address in addresses.split(","))
 
 
-def _names(config: BridgeConfig) -> dict[str, Any]:
-    names = config.names
+def _names(service: Service) -> dict[str, Any]:
+    config = service.bridge.config
+    names, durables = config.names, service.handlers.durables(config)
     return {
         "stream": config.stream,
         "publishes_on": names.publish(config.destination_app),
-        "reads": [spec.subject for spec in load_consumers().durables(config)],
+        "reads": [spec.subject for spec in durables],
         "dead_letters_on": names.dead_letter,
-        "durables": [spec.name for spec in load_consumers().durables(config)],
+        "durables": [spec.name for spec in durables],
     }
 
 
-def _handlers(config: BridgeConfig) -> list[dict[str, Any]]:
+def _handlers(service: Service) -> list[dict[str, Any]]:
     return [
         {
             "handles": list(handler.patterns),
-            "source": handler.source or config.destination_app,
+            "source": handler.source or service.settings.destination_app,
             "place": handler.place,
         }
-        for handler in load_consumers()
+        for handler in service.handlers
     ]
 
 

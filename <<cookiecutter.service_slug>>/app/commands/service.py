@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import typer
 
-from app.bridge import Bridge, GuardedClient
+from app.bridge import Bridge, Consumers, GuardedClient
 from app.bridge.clock import loop_time
 from app.bridge.errors import ConfigurationError, InvalidSubjectError, RegistrationError
 from app.commands.faults import FAULTS, explained
@@ -47,16 +47,17 @@ class Service:
     database: Database
     bridge: Bridge
     operations: Operations
+    handlers: Consumers
     limit: asyncio.Timeout
     within: float
 
-    async def connect(self, within: float = CONNECT_WITHIN) -> None:
-        """Connect to NATS; raise `NotConnectedError` after `within` seconds.
+    async def connect(self, within: float | None = None) -> None:
+        """Connect to NATS; raise `NotConnectedError` after `within` seconds, five unless given.
 
         Called by what needs NATS only, so that the rest works while it is away.
         """
         await self.bridge.connection.start()
-        await self.bridge.connection.wait_connected(within)
+        await self.bridge.connection.wait_connected(CONNECT_WITHIN if within is None else within)
 
     def step(self) -> None:
         """Something was done: the time limit begins anew."""
@@ -118,15 +119,13 @@ async def _opened(
     settings: Settings, limit: asyncio.Timeout, within: float
 ) -> AsyncIterator[Service]:
     database = open_database(settings)
+    handlers = load_consumers()
     bridge = Bridge(
-        settings.bridge(),
-        database.sessions,
-        handlers=load_consumers(),
-        make_client=GuardedClient,
+        settings.bridge(), database.sessions, handlers=handlers, make_client=GuardedClient
     )
     operations = Operations(bridge, database, by=f"cli, {user()}")
     try:
-        yield Service(settings, database, bridge, operations, limit, within)
+        yield Service(settings, database, bridge, operations, handlers, limit, within)
     finally:
         bridge.acks.close()
         await bridge.connection.close(timeout=_CLOSE_WITHIN)
