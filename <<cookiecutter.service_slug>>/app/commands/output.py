@@ -51,7 +51,7 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not somebody_is_there():
         fail(f"{question} Nobody can be asked here: add --yes", Status.BAD_INPUT)
     try:
         agreed = typer.confirm(question, err=True)
@@ -64,3 +64,8 @@ def confirm(question: str, *, yes: bool) -> None:
 def number_of(count: int, one: str, many: str | None = None) -> str:
     """Say how many: `1 event`, `2 events`."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def somebody_is_there() -> bool:
+    """Whether a question reaches a person."""
+    return sys.stdin.isatty()
