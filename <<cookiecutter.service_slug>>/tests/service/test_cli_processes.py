@@ -26,6 +26,8 @@ from tests.bridge.support import envelope
 from tests.servers import NatsServer
 from tests.service.commanding import DEAD, DURABLE, INCOMING, OUTGOING
 
+pytestmark = pytest.mark.timeout(180)  # each process takes more than a second of a processor
+
 LIMIT = 30.0  # seconds for one command
 # Makes stdin the terminal of the session, from which Ctrl-C comes as a signal.
 _WITH_TERMINAL = (
@@ -109,7 +111,6 @@ async def _fill(environment: Environment, *, letters: int) -> None:
     await engine.dispose()
 
 
-@pytest.mark.timeout(180)  # each of twenty processes takes more than a second of a processor
 async def test_the_whole_set(environment: Environment, tmp_path: Path) -> None:
     await _run(
         environment,
