@@ -14,7 +14,7 @@ import typer
 from app.bridge.letter import DeadLetter
 from app.bridge.letter_box import Choice, Replayed
 from app.commands.groups import group
-from app.commands.listing import After, Limit, checked_cursor, page_text, whole
+from app.commands.listing import After, Limit, act, checked_cursor, show_page, whole
 from app.commands.moments import age
 from app.commands.output import AsJson, Status, Yes, answer, confirm, fail, number_of
 from app.commands.progress import Progress
@@ -59,33 +59,23 @@ def list_letters(
     """List dead letters, oldest first, with the error that each met last."""
     cursor = checked_cursor(api.After, after)
 
-    async def work(service: Service) -> Status:
+    async def ask(service: Service) -> api.DeadLetterPage:
         await service.connect()
-        page = await api.list_dead_letters(service.operations, reason, event_type, limit, cursor)
-        text = page_text(
-            table(_COLUMNS, [_row(item) for item in page.items]),
-            empty="no such dead letters" if reason or event_type else "no dead letters",
-            shown=len(page.items),
-            cursor=page.next,
-        )
-        answer(text, page.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
+        return await api.list_dead_letters(service.operations, reason, event_type, limit, cursor)
 
-    run(work)
+    empty = "no such dead letters" if reason or event_type else "no dead letters"
+    show_page(ask, _COLUMNS, _row, empty=empty, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli dlq show 4711")
 def show(sequence: Sequence, as_json: AsJson = False) -> None:
     """Show one dead letter whole, and whether it can go back."""
 
-    async def work(service: Service) -> Status:
+    async def ask(service: Service) -> api.WholeDeadLetterView:
         await service.connect()
-        view = await api.get_dead_letter(sequence, service.operations)
-        shown = view.model_dump(mode="json")
-        answer(whole(shown), shown, as_json=as_json)
-        return Status.FINE
+        return await api.get_dead_letter(sequence, service.operations)
 
-    run(work)
+    act(ask, whole, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli dlq replay --all --event-type order.placed")
@@ -181,14 +171,12 @@ def _found(choice: Choice) -> list[int]:
 
 
 def _replay_one(sequence: int, *, as_json: bool) -> None:
-    async def work(service: Service) -> Status:
+    async def back(service: Service) -> api.ReplayedView:
         await service.connect()
-        view = await api.replay(sequence, service.operations)
-        text = f"dead letter {sequence} is back on its subject; the worker takes it"
-        answer(text, view.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
+        return await api.replay(sequence, service.operations)
 
-    run(work)
+    text = f"dead letter {sequence} is back on its subject; the worker takes it"
+    act(back, lambda _: text, as_json=as_json)
 
 
 def _replay_many(

@@ -13,6 +13,7 @@ from app.bridge import Check
 from app.bridge.errors import BridgeError, NotConnectedError
 from app.commands.faults import FAULTS, database_fault, explained
 from app.commands.groups import single
+from app.commands.moments import span
 from app.commands.output import AsJson, Status, answer, number_of
 from app.commands.service import Service, run
 from app.commands.table import clauses
@@ -23,6 +24,7 @@ commands = single()
 _CONNECT_WITHIN = 2.5  # seconds
 _ANSWER_WITHIN = 10.0  # seconds
 _NOTES_WITHIN = 1.5  # seconds
+_LONG_PENDING = 60.0  # seconds; a relay that runs takes an event within one or two
 _ENSURE = "python -m app.cli topology ensure"
 
 
@@ -119,13 +121,17 @@ async def _notes(service: Service, checks: dict[str, Check]) -> list[str]:
 
 async def _outbox_notes(service: Service) -> list[str]:
     stats = await service.operations.outbox_stats()
+    waiting, oldest = number_of(stats.pending, "event"), stats.oldest_pending_seconds or 0.0
     notes = []
     if stats.failed:
         events = number_of(stats.failed, "event")
         notes.append(f"{events} could not be sent: outbox list --status failed")
     if await service.operations.paused_since() is not None:
+        notes.append(f"relaying is paused, {waiting} waiting: outbox resume")
+    elif oldest >= _LONG_PENDING:
         notes.append(
-            f"relaying is paused, {number_of(stats.pending, 'event')} waiting: outbox resume"
+            f"{waiting} waiting to be sent, the oldest for {span(oldest)}: is a relay running? "
+            "outbox list --status pending"
         )
     return notes
 

@@ -13,14 +13,15 @@ from app.commands.listing import (
     EventIdOption,
     Limit,
     Resource,
+    act,
     checked_cursor,
-    page_text,
+    show_page,
     whole,
 )
 from app.commands.moments import age
-from app.commands.output import AsJson, Status, answer
-from app.commands.service import Service, run
-from app.commands.table import Column, Row, table
+from app.commands.output import AsJson
+from app.commands.service import Service
+from app.commands.table import Column, Row
 from app.routers.admin import inbox as api
 
 commands = group(
@@ -55,45 +56,32 @@ def list_events(
     """List events, newest first, with the error that each met last."""
     cursor = checked_cursor(api.After, after)
 
-    async def work(service: Service) -> Status:
-        page = await api.list_inbox(service.operations, status, event_id, resource, limit, cursor)
-        text = page_text(
-            table(_COLUMNS, [_row(item) for item in page.items]),
-            empty=f"no {status.value if status else ''} events in the inbox".replace("  ", " "),
-            shown=len(page.items),
-            cursor=page.next,
-        )
-        answer(text, page.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
+    async def ask(service: Service) -> api.InboxPage:
+        return await api.list_inbox(service.operations, status, event_id, resource, limit, cursor)
 
-    run(work)
+    kind = f"{status.value} events" if status is not None else "events"
+    show_page(ask, _COLUMNS, _row, empty=f"no {kind} in the inbox", as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli inbox show 17")
 def show(id: RowId, as_json: AsJson = False) -> None:
     """Show one event whole."""
-
-    async def work(service: Service) -> Status:
-        view = await api.get_inbox_event(id, service.operations)
-        shown = view.model_dump(mode="json")
-        answer(whole(shown), shown, as_json=as_json)
-        return Status.FINE
-
-    run(work)
+    act(lambda service: api.get_inbox_event(id, service.operations), whole, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli inbox replay 17")
 def replay(id: RowId, as_json: AsJson = False) -> None:
     """Hand a parked event to the worker again; it is put back into the stream."""
 
-    async def work(service: Service) -> Status:
+    async def back(service: Service) -> api.InboxEventView:
         await service.connect()
-        view = await api.replay_parked(id, service.operations)
-        text = f"event {view.event_id} is back on {view.subject}; the worker takes it"
-        answer(text, view.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
+        return await api.replay_parked(id, service.operations)
 
-    run(work)
+    act(
+        back,
+        lambda view: f"event {view.event_id} is back on {view.subject}; the worker takes it",
+        as_json=as_json,
+    )
 
 
 def _row(item: api.InboxItem) -> Row:

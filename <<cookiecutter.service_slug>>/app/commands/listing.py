@@ -1,4 +1,4 @@
-"""What the commands share that list rows and letters: options, and how an item looks whole.
+"""What the commands share that show rows and letters: options, pages, and an item whole.
 
 JSON answers are the models of the operators' API, so that both name everything alike, and a
 cursor of one works for the other.
@@ -7,14 +7,15 @@ cursor of one works for the other.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from app.commands.output import Status, fail
-from app.commands.table import printable, wrapped
+from app.commands.output import Status, answer, fail
+from app.commands.service import Service, run
+from app.commands.table import Column, Row, printable, table, wrapped
 
 Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="The most rows to show.")]
 After = Annotated[
@@ -41,17 +42,60 @@ def checked_cursor(kind: Any, value: str | None) -> str | None:
     return cursor
 
 
-def page_text(text: str, *, empty: str, shown: int, cursor: str | None) -> str:
-    """Add to a table how to go on; say so where there is nothing in it."""
-    if cursor is None:
-        return text if shown else empty
-    if shown:
-        return f"{text}\nmore: --after {cursor}"
-    return f"none among those looked at so far; go on with --after {cursor}"
+class Page(Protocol):
+    """A page of the API's."""
+
+    @property
+    def items(self) -> Sequence[Any]: ...
+
+    @property
+    def next(self) -> str | None: ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
-def whole(fields: Mapping[str, object]) -> str:
+def show_page(
+    ask: Callable[[Service], Awaitable[Page]],
+    columns: Sequence[Column],
+    row: Callable[[Any], Row],
+    *,
+    empty: str,
+    as_json: bool,
+) -> None:
+    """Show a page as a table, and how to go on; `empty` is said where there is nothing."""
+
+    async def work(service: Service) -> Status:
+        page = await ask(service)
+        text = empty if not page.items else table(columns, [row(item) for item in page.items])
+        if page.next is not None and page.items:
+            text += f"\nmore: --after {page.next}"
+        elif page.next is not None:
+            text = f"none among those looked at so far; go on with --after {page.next}"
+        answer(text, page.model_dump(mode="json"), as_json=as_json)
+        return Status.FINE
+
+    run(work)
+
+
+View = TypeVar("View", bound=BaseModel)
+
+
+def act(
+    action: Callable[[Service], Awaitable[View]], said: Callable[[View], str], *, as_json: bool
+) -> None:
+    """Do one thing, and answer with what the API would, or with what is `said` of it."""
+
+    async def work(service: Service) -> Status:
+        view = await action(service)
+        answer(said(view), view.model_dump(mode="json"), as_json=as_json)
+        return Status.FINE
+
+    run(work)
+
+
+def whole(view: BaseModel) -> str:
     """Show one item: short values as lines, and documents below them."""
+    fields = view.model_dump(mode="json")
     short = {name: value for name, value in fields.items() if not isinstance(value, dict)}
     lines = []
     for name, value in short.items():

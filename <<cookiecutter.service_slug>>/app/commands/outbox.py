@@ -5,7 +5,6 @@ Relays elsewhere notice what is done here by themselves, within a second.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
@@ -19,16 +18,16 @@ from app.commands.listing import (
     EventIdOption,
     Limit,
     Resource,
+    act,
     checked_cursor,
-    page_text,
+    show_page,
     whole,
 )
 from app.commands.moments import age, span, stamp, until
 from app.commands.output import AsJson, Status, Yes, answer, confirm, fail, number_of
 from app.commands.progress import Progress
 from app.commands.service import Service, run
-from app.commands.table import Column, Row, table
-from app.operations import Operations
+from app.commands.table import Column, Row
 from app.routers.admin import outbox as api
 
 commands = group(
@@ -63,36 +62,24 @@ def list_events(
     """List events, newest first, with what keeps each from being sent."""
     cursor = checked_cursor(api.After, after)
 
-    async def work(service: Service) -> Status:
-        page = await api.list_outbox(service.operations, status, event_id, resource, limit, cursor)
-        text = page_text(
-            table(_COLUMNS, [_row(item) for item in page.items]),
-            empty=f"no {status.value if status else ''} events in the outbox".replace("  ", " "),
-            shown=len(page.items),
-            cursor=page.next,
-        )
-        answer(text, page.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
+    async def ask(service: Service) -> api.OutboxPage:
+        return await api.list_outbox(service.operations, status, event_id, resource, limit, cursor)
 
-    run(work)
+    kind = f"{status.value} events" if status is not None else "events"
+    show_page(ask, _COLUMNS, _row, empty=f"no {kind} in the outbox", as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli outbox stats --json")
 def stats(as_json: AsJson = False) -> None:
     """Count events by what is to become of them."""
 
-    async def work(service: Service) -> Status:
-        counts = await api.outbox_stats(service.operations)
-        answer(_counted(counts), counts.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
-
-    run(work)
+    act(lambda service: api.outbox_stats(service.operations), _counted, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli outbox show 0198c5a4-7c1e-7b7e-9c54-6f1d2a")
 def show(event_id: EventId, as_json: AsJson = False) -> None:
     """Show one event whole."""
-    _act(lambda operations: api.get_outbox_event(event_id, operations), _shown, as_json=as_json)
+    act(lambda service: api.get_outbox_event(event_id, service.operations), whole, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli outbox retry --failed")
@@ -108,8 +95,8 @@ def retry(
         fail("name one EVENT_ID, or give --failed for all that failed", Status.BAD_INPUT)
     if event_id is not None:
         named = event_id
-        _act(
-            lambda operations: api.retry(named, operations),
+        act(
+            lambda service: api.retry(named, service.operations),
             lambda view: f"{view.event_id} will be sent now",
             as_json=as_json,
         )
@@ -177,30 +164,13 @@ def purge(
 @commands.command(epilog="Example: python -m app.cli outbox pause")
 def pause(as_json: AsJson = False) -> None:
     """Stop relaying on every replica; events are still written, and wait."""
-    _act(api.pause, _paused, as_json=as_json)
+    act(lambda service: api.pause(service.operations), _paused, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli outbox resume")
 def resume(as_json: AsJson = False) -> None:
     """Relay again on every replica."""
-    _act(api.resume, _paused, as_json=as_json)
-
-
-View = api.OutboxEventView | api.PauseView
-
-
-def _act(
-    action: Callable[[Operations], Awaitable[View]],
-    said: Callable[..., str],
-    *,
-    as_json: bool,
-) -> None:
-    async def work(service: Service) -> Status:
-        view = await action(service.operations)
-        answer(said(view), view.model_dump(mode="json"), as_json=as_json)
-        return Status.FINE
-
-    run(work)
+    act(lambda service: api.resume(service.operations), _paused, as_json=as_json)
 
 
 def _duration(text: str | None) -> float | None:
@@ -255,7 +225,3 @@ def _paused(view: api.OutboxStatsView | api.PauseView) -> str:
         return "relaying goes on"
     since = f"{stamp(view.paused_since)}, {age(view.paused_since)} ago"
     return f"relaying is paused since {since}; go on: python -m app.cli outbox resume"
-
-
-def _shown(view: api.OutboxEventView) -> str:
-    return whole(view.model_dump(mode="json"))

@@ -7,6 +7,7 @@ and the log go to stderr. A fault is one line there in both cases: a program loo
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from enum import IntEnum
@@ -29,8 +30,14 @@ class Status(IntEnum):
 
 
 def answer(text: str, data: Mapping[str, object], *, as_json: bool) -> None:
-    """Write `data` as JSON, or `text`, to stdout."""
-    print(json.dumps(data, ensure_ascii=False, indent=2) if as_json else text)
+    """Write `data` as JSON, or `text`, to stdout; end the command if nobody takes it."""
+    try:
+        print(json.dumps(data, ensure_ascii=False, indent=2) if as_json else text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left of it
+        if not isinstance(error, BrokenPipeError):  # who reads it has read enough then
+            complain(f"the answer could not be written: {error.strerror}")
+        raise typer.Exit(Status.FAILED) from None
 
 
 def complain(message: str) -> None:

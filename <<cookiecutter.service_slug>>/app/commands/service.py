@@ -81,7 +81,7 @@ def run(work: Work, *, within: float = ANSWER_WITHIN, progress: Progress | None 
             with _left_within(_LEAVE_WITHIN, status):
                 runner.close()
     except KeyboardInterrupt:
-        complain(f"interrupted; {progress or 'nothing was changed'}")
+        complain("interrupted" if progress is None else f"interrupted; {progress}")
         status = Status.INTERRUPTED
     if status is not Status.FINE:
         raise typer.Exit(status)
@@ -93,9 +93,6 @@ async def _guarded(
     try:
         async with asyncio.timeout(within) as limit, _opened(settings, limit, within) as service:
             return await work(service)
-    except BrokenPipeError:  # who reads our answer has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Status.FAILED
     except _BAD_INPUT as error:
         complain(str(error))
         return Status.BAD_INPUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from nats.js.api import ConsumerConfig
 from app.cli import cli
 from app.commands import health, service
 from app.commands.moments import span
+from app.commands.output import Status
+from app.commands.progress import Progress
 from app.commands.table import Column, Row, table, width_of
 from app.settings import ROOT, Settings
 from tests.service.commanding import DURABLE, INCOMING, STREAM, Commands
@@ -94,6 +97,16 @@ def test_what_wants_a_person_is_noted(commands: Commands) -> None:
         "1 dead letter: dlq list",
         f"nobody reads {DURABLE}, 1 event waiting: is the worker running?",
     ]
+
+
+def test_events_that_nobody_sends_are_noted(commands: Commands) -> None:
+    commands.make_stream()
+    commands.add("e1", status="pending")
+    assert commands.json("health")["notes"] == []
+    commands.rows("UPDATE jetstream_outbox_events SET enqueued_at = '2026-01-01 00:00:00.000000'")
+    [note] = commands.json("health")["notes"]
+    assert note.startswith("1 event waiting to be sent, the oldest for ")
+    assert note.endswith("d: is a relay running? outbox list --status pending")
 
 
 # --- lag
@@ -269,6 +282,44 @@ def test_no_command_shows_a_secret(commands: Commands, monkeypatch: pytest.Monke
             for command in ("debug", "test-connection", "health", "validate", "lag"):
                 assert MARKER not in commands(command).output, command
             assert MARKER not in commands("debug", "--json").output
+
+
+# --- how commands end
+
+
+def _ended(capsys: pytest.CaptureFixture[str], work: service.Work, **options: Any) -> Any:
+    with pytest.raises(typer.Exit) as ended:
+        service.run(work, **options)
+    return ended.value.exit_code, capsys.readouterr().err
+
+
+def test_what_hangs_is_given_up_and_says_how_far_it_came(
+    commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = Progress("doing", "did")
+
+    async def hang(part: service.Service) -> Status:
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            progress.advance()
+            part.step()
+        await asyncio.sleep(60)
+        return Status.FINE
+
+    status, said = _ended(capsys, hang, within=0.2, progress=progress)
+    assert (status, said.startswith("no answer within 0.2 s; ")) == (1, True)
+    assert said.endswith("; did 3 before that\n")
+
+
+def test_ctrl_c_ends_a_command_with_130(
+    commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupted(_service: service.Service) -> Status:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(60)
+        return Status.FINE
+
+    assert _ended(capsys, interrupted) == (130, "interrupted\n")
 
 
 # --- how commands present themselves
