@@ -18,7 +18,7 @@ from app.commands.listing import After, Limit, act, checked_cursor, show_page, w
 from app.commands.moments import age
 from app.commands.output import AsJson, Status, Yes, answer, confirm, fail, number_of
 from app.commands.progress import Progress
-from app.commands.service import ANSWER_WITHIN, Service, run
+from app.commands.service import Service, run
 from app.commands.table import Column, Row, table
 from app.routers.admin import dlq as api
 
@@ -185,19 +185,17 @@ def _replay_many(
     progress = Progress("counting" if dry_run else "replaying", "replayed")
     kinds: Counter[tuple[str, str]] = Counter()
 
+    def note(letter: DeadLetter) -> None:
+        kinds[letter.reason, letter.event.type if letter.event else "-"] += 1
+        progress.advance()
+
     async def work(service: Service) -> Status:
         await service.connect()
-        there = await service.operations.letter_count()
-        progress.total = min(there, limit or there)
-
-        def note(letter: DeadLetter) -> None:
-            kinds[letter.reason, letter.event.type if letter.event else "-"] += 1
-            progress.advance()
-            service.step()
-
+        most = limit or max(1, await service.operations.letter_count())
+        progress.total = most if choice == Choice() else limit
         with progress:
             done = await service.operations.replay_many(
-                limit=limit or max(1, there),
+                limit=most,
                 choice=choice,
                 rate=rate,
                 dry_run=dry_run,
@@ -210,8 +208,8 @@ def _replay_many(
         answer(_replayed(done, kinds, dry_run), view.model_dump(mode="json"), as_json=as_json)
         return Status.FINE
 
-    pause = 1 / rate if rate is not None else 0.0
-    run(work, within=ANSWER_WITHIN + pause, progress=None if dry_run else progress)
+    # Each question to NATS has a limit of its own, and looking for the chosen ones takes its time.
+    run(work, within=None, progress=None if dry_run else progress)
 
 
 def _replayed(done: Replayed, kinds: Counter[tuple[str, str]], dry_run: bool) -> str:

@@ -49,7 +49,7 @@ class Service:
     operations: Operations
     handlers: Consumers
     limit: asyncio.Timeout
-    within: float
+    within: float | None  # seconds from one step to the next
 
     async def connect(self, within: float | None = None) -> None:
         """Connect to NATS; raise `NotConnectedError` after `within` seconds, five unless given.
@@ -61,17 +61,20 @@ class Service:
 
     def step(self) -> None:
         """Something was done: the time limit begins anew."""
-        self.limit.reschedule(loop_time() + self.within)
+        if self.within is not None:
+            self.limit.reschedule(loop_time() + self.within)
 
 
 Work = Callable[[Service], Awaitable[Status]]
 
 
-def run(work: Work, *, within: float = ANSWER_WITHIN, progress: Progress | None = None) -> None:
+def run(
+    work: Work, *, within: float | None = ANSWER_WITHIN, progress: Progress | None = None
+) -> None:
     """Do `work`, which writes its own answer; end the command unless it returns that all is fine.
 
-    It has `within` seconds from one `step` to the next. `progress` says what was done when it
-    ends before its end.
+    It has `within` seconds from one `step` to the next; None is for work whose every question has
+    a limit of its own. `progress` says what was done when it ends before its end.
     """
     settings = load_settings()
     prepare_logging(settings)
@@ -88,7 +91,7 @@ def run(work: Work, *, within: float = ANSWER_WITHIN, progress: Progress | None 
 
 
 async def _guarded(
-    work: Work, settings: Settings, within: float, progress: Progress | None
+    work: Work, settings: Settings, within: float | None, progress: Progress | None
 ) -> Status:
     try:
         async with asyncio.timeout(within) as limit, _opened(settings, limit, within) as service:
@@ -98,7 +101,7 @@ async def _guarded(
         return Status.BAD_INPUT
     except FAULTS as error:
         own_limit = isinstance(error, TimeoutError) and limit.expired()
-        cause = _too_long(within) if own_limit else explained(error, settings)
+        cause = _too_long(within or 0.0) if own_limit else explained(error, settings)
         so_far = f"; {progress} before that" if progress is not None else ""
         complain(f"{cause}{so_far}")
         return Status.FAILED
@@ -113,7 +116,7 @@ def _too_long(within: float) -> str:
 
 @asynccontextmanager
 async def _opened(
-    settings: Settings, limit: asyncio.Timeout, within: float
+    settings: Settings, limit: asyncio.Timeout, within: float | None
 ) -> AsyncIterator[Service]:
     database = open_database(settings)
     handlers = load_consumers()
