@@ -81,7 +81,7 @@ def show(sequence: Sequence, as_json: AsJson = False) -> None:
 @commands.command(epilog="Example: python -m app.cli dlq replay --all --event-type order.placed")
 def replay(
     sequence: Annotated[
-        int | None, typer.Argument(metavar="[SEQ]", min=1, help="Its place in the stream.")
+        int | None, typer.Argument(metavar="SEQ", min=1, help="Its place in the stream.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All letters that are there now.")] = False,
     reason: Reason = None,

@@ -31,7 +31,9 @@ FAULTS = (BridgeError, NatsError, SQLAlchemyError, OSError, TimeoutError)
 _JETSTREAM_OFF = "turn JetStream on in nats-server (-js), and for this account"
 _ENSURE = "make it: python -m app.cli topology ensure"
 _PERMISSIONS = "python -m app.cli permissions --admin prints what operators need"
-_NO_TABLE = ("no such table", "no such column", "does not exist")
+# As SQLite and as PostgreSQL say it.
+_NO_TABLE = re.compile(r"no such (table|column)|(relation|column) .* does not exist")
+_LOCKED = "database is locked"
 
 
 def explained(error: Exception, settings: Settings) -> str:
@@ -47,11 +49,14 @@ def explained(error: Exception, settings: Settings) -> str:
 
 def database_fault(cause: str, settings: Settings) -> str:
     """Say which database did not do what it was asked, and why."""
-    cause = "it takes too long" if cause == "TimeoutError" else without_login(cause, settings)
+    cause = "no answer in time" if cause == "TimeoutError" else without_login(cause, settings)
     address = database_address(settings)
-    if any(sign in cause for sign in _NO_TABLE) and "database " not in cause:
+    if _NO_TABLE.search(cause):
         return f"{address} lacks tables ({cause}); run: alembic upgrade head"
-    return f"{address} does not answer: {cause}; start the database, or correct DATABASE_URL"
+    remedy = "start the database, or correct DATABASE_URL"
+    if _LOCKED in cause:
+        remedy = "another process writes for a long time; try again"
+    return f"{address} cannot be used: {cause}; {remedy}"
 
 
 def database_address(settings: Settings) -> str:

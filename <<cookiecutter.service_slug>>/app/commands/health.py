@@ -65,7 +65,7 @@ async def _database_checks(service: Service) -> dict[str, Check]:
     database, migrations = checks["database"], checks["migrations"]
     if database.detail:
         database = Check(ok=False, detail=database_fault(database.detail, service.settings))
-        migrations = Check(ok=False, detail="the database does not answer")
+        migrations = Check(ok=False, detail="not known without the database")
     return {"database": database, "migrations": migrations}
 
 
@@ -130,8 +130,8 @@ async def _outbox_notes(service: Service) -> list[str]:
         notes.append(f"relaying is paused, {waiting} waiting: outbox resume")
     elif oldest >= _LONG_PENDING:
         notes.append(
-            f"{waiting} waiting to be sent, the oldest for {span(oldest)}: is a relay running? "
-            "outbox list --status pending"
+            f"{waiting} waiting to be sent, the oldest for {span(oldest)}: is a relay running? See "
+            "/readyz of the API; outbox list --status pending"
         )
     return notes
 

@@ -85,7 +85,7 @@ def show(event_id: EventId, as_json: AsJson = False) -> None:
 @commands.command(epilog="Example: python -m app.cli outbox retry --failed")
 def retry(
     event_id: Annotated[
-        str | None, typer.Argument(metavar="[EVENT_ID]", help="The event's id.")
+        str | None, typer.Argument(metavar="EVENT_ID", help="The event's id.")
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="All events that failed.")] = False,
     as_json: AsJson = False,

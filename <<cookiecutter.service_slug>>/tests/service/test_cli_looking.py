@@ -16,11 +16,12 @@ from nats.js.api import ConsumerConfig
 
 from app.cli import cli
 from app.commands import health, service
+from app.commands.faults import database_fault
 from app.commands.moments import span
 from app.commands.output import Status
 from app.commands.progress import Progress
 from app.commands.table import Column, Row, table, width_of
-from app.settings import ROOT, Settings
+from app.settings import ROOT, Settings, read_settings
 from tests.service.commanding import DURABLE, INCOMING, STREAM, Commands
 
 MARKER = "markerofsecret"
@@ -106,7 +107,7 @@ def test_events_that_nobody_sends_are_noted(commands: Commands) -> None:
     commands.rows("UPDATE jetstream_outbox_events SET enqueued_at = '2026-01-01 00:00:00.000000'")
     [note] = commands.json("health")["notes"]
     assert note.startswith("1 event waiting to be sent, the oldest for ")
-    assert note.endswith("d: is a relay running? outbox list --status pending")
+    assert note.endswith("; outbox list --status pending")
 
 
 # --- lag
@@ -222,7 +223,7 @@ def test_who_does_not_answer_is_told_with_a_remedy(
     result = commands("test-connection")
     assert result.exit_code == 1
     assert "FAIL  NATS       not connected to NATS at nats://mock.invalid:4222" in result.stdout
-    assert "FAIL  database   postgresql+asyncpg://127.0.0.1:1/shop does not answer" in result.stdout
+    assert "FAIL  database   postgresql+asyncpg://127.0.0.1:1/shop cannot be used" in result.stdout
     assert MARKER not in result.output
 
     commands.server.start()
@@ -232,6 +233,27 @@ def test_who_does_not_answer_is_told_with_a_remedy(
     report = commands.json("test-connection", status=1)
     assert report["nats"]["jetstream"] is False
     assert "is JetStream on" in report["nats"]["error"]
+
+
+def _fault(cause: str) -> str:
+    return database_fault(cause, read_settings())
+
+
+def test_faults_of_the_database_have_fitting_remedies(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert _fault("database is locked").endswith(
+        "another process writes for a long time; try again"
+    )
+    assert _fault('relation "jetstream_pauses" does not exist').endswith(
+        "run: alembic upgrade head"
+    )
+    login = f"postgresql+asyncpg://me:{MARKER}@127.0.0.1:5432/shop?sslkey={MARKER}2"
+    monkeypatch.setenv("DATABASE_URL", login)
+    assert _fault(f'role "me" does not exist, said {MARKER} and {MARKER}2') == (
+        'postgresql+asyncpg://127.0.0.1:5432/shop cannot be used: role "me" does not exist, said '
+        "*** and ***; start the database, or correct DATABASE_URL"
+    )
 
 
 # --- debug
