@@ -83,7 +83,7 @@ async def _bounded(question: Question) -> str | None:
         async with asyncio.timeout(_GIVE_UP_AFTER):
             return await question()
     except Exception as error:  # whatever it is, the answer is "not ready", and why
-        return _described(error)
+        return described(error)
 
 
 def _outcome(task: asyncio.Task[str | None]) -> Check:
@@ -93,8 +93,8 @@ def _outcome(task: asyncio.Task[str | None]) -> Check:
     return Check(ok=detail is None, detail=detail)
 
 
-def _described(error: Exception) -> str:
-    """One short line; SQLAlchemy's own text would add the statement and a link."""
+def described(error: Exception) -> str:
+    """Say it in one short line; SQLAlchemy's own text would add the statement and a link."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     text = " ".join(str(cause).split())
     return (text or type(cause).__name__)[:_LONGEST_DETAIL]
