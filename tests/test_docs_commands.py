@@ -52,7 +52,7 @@ def normal(text: str) -> list[str]:
     kept = "\n".join(line for line in text.splitlines() if "operator's action" not in line)
     kept = re.sub(r"\b\d+[smhd]\b", "0s", kept)
     kept = re.sub(r"\d+(?:[.,]\d+)*", "0", kept)
-    return [re.sub(r" +", " ", line) for line in kept.splitlines()]
+    return [re.sub(r" +", " ", line).strip() for line in kept.splitlines()]
 
 
 def run(service: Path, line: str, environment: Mapping[str, str]) -> tuple[int, str]:

@@ -89,10 +89,6 @@ def test_links_lead_to_sections() -> None:
     assert set(links) <= anchors
 
 
-@pytest.mark.skipif(
-    not (TEMPLATE / "app" / "commands" / "outbox.py").exists(),
-    reason="this checkout has not all commands",
-)
 def test_every_command_exists_with_its_options() -> None:
     lines = re.findall(r"python -m app\.cli ([^`#\n)]+)", PAGE)
     assert len(lines) > 30
