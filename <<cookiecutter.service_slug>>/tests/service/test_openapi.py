@@ -102,8 +102,14 @@ def serving(database_url: str, nats_url: str, make_client: ClientFactory) -> Ite
     server.stop()
 
 
+@pytest.fixture(scope="module", params=["mock", pytest.param("real", marks=pytest.mark.real)])
+def url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
 @pytest.fixture(scope="module")
-def url(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mock_url(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     path = tmp_path_factory.mktemp("openapi") / "service.sqlite3"
     shutil.copyfile(migrated_file, path)
     nats = MockServer()
@@ -122,18 +128,7 @@ def real_url(postgres: PostgresServer) -> Iterator[str]:
     postgres.drop_database(database_url)
 
 
-def keeps_its_promises(case: schemathesis.Case[Any], url: str) -> None:
-    case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"})
-
-
 @schema.parametrize()
 @settings(suppress_health_check=list(HealthCheck), deadline=None)
 def test_the_api_keeps_its_promises(case: schemathesis.Case[Any], url: str) -> None:
-    keeps_its_promises(case, url)
-
-
-@pytest.mark.real
-@schema.parametrize()
-@settings(suppress_health_check=list(HealthCheck), deadline=None)
-def test_it_keeps_them_on_real_servers(case: schemathesis.Case[Any], real_url: str) -> None:
-    keeps_its_promises(case, real_url)
+    case.call_and_validate(base_url=url, headers={"Authorization": f"Bearer {TOKEN}"})
