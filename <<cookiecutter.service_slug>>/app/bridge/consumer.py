@@ -96,6 +96,7 @@ class Worker:
         self._database_away = False
         self._floor_at = 0.0
         self.failure: BaseException | None = None  # of a batch that died of a fault of our own
+        self.lost_lease = False  # then it hands out nothing more, and has to be stopped
         self._pull = PullLoop(
             connection,
             stream=durable.stream,
@@ -257,19 +258,21 @@ class Worker:
             return Step.DONE
         except LeaseLostError as error:
             self._lost_lease(error)
+            if self._tries.is_last(delivery):
+                await self._outcomes.not_begun(delivery)
             return Step.UNTRIED
         except Exception as error:  # a handler may raise anything
             return await self._failed(delivery, error)
 
     async def _was_begun(self, delivery: Delivery) -> bool:
         """Tell the event that ends the process from those that it was only held beside."""
-        limit = self._tries.limit(delivery)
-        return limit == 1 or await self._outcomes.was_begun(delivery, tries=limit)
+        return await self._outcomes.was_begun(delivery, tries=self._tries.limit(delivery))
 
     def _lost_lease(self, error: LeaseLostError) -> None:
         """Another worker has the lease: what is in hand is its business now."""
         logger.warning("%s", error)
         self._accepting = False
+        self.lost_lease = True
 
     async def _failed(self, delivery: Delivery, error: Exception) -> Step:
         if await self._database_is_away(error):

@@ -92,6 +92,11 @@ class Outcomes:
         if self._use_inbox:
             await self._record(delivery, InboxStatus.PROCESSING, None)
 
+    async def not_begun(self, delivery: Delivery) -> None:
+        """Take that back: another worker is the active one, and the try is left to it."""
+        if self._use_inbox:
+            await self._record(delivery, InboxStatus.RECEIVED, None)
+
     async def was_begun(self, delivery: Delivery, *, tries: int) -> bool:
         """Whether the last of the event's `tries` was begun; unknown without the inbox."""
         if not self._use_inbox:

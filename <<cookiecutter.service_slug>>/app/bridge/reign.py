@@ -68,7 +68,11 @@ class Reign:
         try:
             while not running.done() and not self._stopping.is_set():
                 await happens(self._stopping, RENEW_SECONDS)
-                if not self._stopping.is_set() and not await self._holds(lease):
+                if self._stopping.is_set():
+                    continue
+                # A worker that was refused at a commit hands out nothing more, although the lease
+                # may be had again: it had run out, and nobody else wanted it.
+                if worker.lost_lease or not await self._holds(lease):
                     logger.warning("the lease %s is lost; standing by", lease.name)
                     await worker.stop(grace=0.0)
                     break

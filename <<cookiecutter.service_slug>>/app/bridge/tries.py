@@ -43,7 +43,7 @@ class Tries:
 
     def is_last(self, delivery: Delivery) -> bool:
         """Whether nothing but the dead letters comes after this try."""
-        return delivery.tries >= self.limit(delivery) > 1
+        return delivery.tries >= self.limit(delivery)
 
     def too_often(self, delivery: Delivery) -> Verdict:
         return Verdict(

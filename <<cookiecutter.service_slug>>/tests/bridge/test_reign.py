@@ -25,6 +25,7 @@ class Worker:
         self.durable = type("Durable", (), {"name": "c"})()
         self.problem: str | None = None
         self.failure: BaseException | None = None
+        self.lost_lease = False
         self.stopped = asyncio.Event()
 
     async def run(self) -> None:
@@ -96,6 +97,20 @@ async def test_who_lost_the_lease_stops_working_and_stands_by(
     await eventually(reigns.workers[0].stopped.is_set, limit=2 * RENEW_SECONDS)
     await eventually(lambda: reign.standby)
     await eventually(lambda: len(reigns.workers) == 2, limit=2 * LEASE_SECONDS)  # it ran out
+    await reign.stop(1)
+    await running
+
+
+async def test_a_worker_that_was_refused_is_followed_by_a_new_one_though_the_lease_is_free(
+    reigns: Reigns,
+) -> None:
+    reign = reigns.exclusive()
+    running = asyncio.create_task(reign.run())
+    await eventually(lambda: len(reigns.workers) == 1)
+    reigns.workers[0].lost_lease = True
+    await eventually(lambda: len(reigns.workers) == 2, limit=2 * RENEW_SECONDS)
+    assert reigns.workers[0].stopped.is_set()
+    assert not reign.standby
     await reign.stop(1)
     await running
 
