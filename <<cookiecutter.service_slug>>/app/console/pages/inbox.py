@@ -1,0 +1,65 @@
+"""Events that came in: found, read, and replayed where they are parked."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from app.bridge.inbox import InboxStatus
+from app.console.forms import FormDep
+from app.console.notices import done
+from app.console.pages.access import Blank, ConsoleRoute, Filter, OperationsDep
+from app.console.places import UNDER
+from app.console.rendering import page
+from app.routers.admin import cursors
+from app.routers.admin.access import RowKey
+
+PLACE = f"{UNDER}/inbox"
+PAGE = 50  # rows
+
+router = APIRouter(prefix=PLACE, route_class=ConsoleRoute)
+
+_LIST = "i"
+Status = Annotated[InboxStatus | None, Query(), Blank]
+After = Annotated[str | None, cursors.after(_LIST)]
+
+
+@router.get("")
+async def find(
+    request: Request,
+    operations: OperationsDep,
+    status: Status = None,
+    event_id: Filter = None,
+    resource: Filter = None,
+    after: After = None,
+) -> Response:
+    rows = await operations.inbox.page(
+        status=status,
+        event_id=event_id,
+        resource=resource,
+        after=cursors.decode(after),
+        limit=PAGE,
+    )
+    return page(
+        request,
+        "inbox.html",
+        rows=rows.items,
+        chosen={"status": status, "event_id": event_id, "resource": resource},
+        statuses=list(InboxStatus),
+        after=after,
+        next=cursors.encode(_LIST, rows.next),
+    )
+
+
+@router.get("/{id:int}")
+async def show(request: Request, operations: OperationsDep, id: RowKey) -> Response:
+    return page(request, "inbox_event.html", row=await operations.inbox_row(id))
+
+
+@router.post("/{id:int}/replay")
+async def replay(
+    request: Request, _form: FormDep, operations: OperationsDep, id: RowKey
+) -> Response:
+    await operations.replay_parked(id)
+    return done(request, f"{PLACE}/{id}", "The event is with the worker again.")
