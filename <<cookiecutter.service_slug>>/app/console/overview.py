@@ -153,7 +153,8 @@ def _figures(reading: Reading, history: list[Reading], settings: Settings) -> li
         last = series[-1]
         value = texts.UNKNOWN if last is None else texts.number(last)
         moments = [(one.at - reading.at + KEPT) / KEPT for one in history]
-        return Figure(key, name, value, unit, note, chart(moments, series))
+        plural = "event" if (unit, last) == ("events", 1) else unit
+        return Figure(key, name, value, plural, note, chart(moments, series))
 
     backlogs = [one.backlog.value for one in history]
     no_outbox = "USE_OUTBOX=false" if not settings.use_outbox else None
@@ -189,7 +190,7 @@ def _figures(reading: Reading, history: list[Reading], settings: Settings) -> li
         ),
         figure(
             "failed",
-            "Given up in the outbox",
+            "Failed in the outbox",
             "events",
             no_outbox or reading.backlog.unknown or "until somebody retries them",
             (None if one is None else one.failed for one in backlogs),

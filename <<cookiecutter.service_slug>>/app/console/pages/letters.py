@@ -127,7 +127,7 @@ async def ask_to_discard(
         text="The letter is deleted from the stream, and its event with it. This cannot be undone.",
         facts={
             "Letter": str(sequence),
-            "Event": letter.event.type if letter.event is not None else "of no known type",
+            "Event": letter.event.type if letter.event is not None else "unreadable",
             "Event id": letter.event_id or "not told",
             "Reason": letter.reason,
         },

@@ -75,7 +75,7 @@ async def ask_to_discard(request: Request, operations: OperationsDep, id: EventI
         text="The event is deleted from the outbox and will never be announced. This cannot be "
         "undone.",
         facts={
-            "Event": row.event_type or "of no known type",
+            "Event": row.event_type or "of unknown type",
             "Event id": row.event_id,
             "Resource": row.resource,
             "Status": row.status.value,

@@ -27,6 +27,7 @@
     const box = document.querySelector(`[data-figure="${CSS.escape(figure.key)}"]`);
     if (!box) return;
     slot(box, "value", figure.value);
+    slot(box, "unit", figure.unit);
     slot(box, "note", figure.note);
     box.querySelector(".chart").setAttribute("aria-label", figure.chart.summary);
     box.querySelector(".chart-line").setAttribute("d", figure.chart.line);
