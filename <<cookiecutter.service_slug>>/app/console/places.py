@@ -30,7 +30,8 @@ def is_of_the_console(path: str) -> bool:
 
 def needs_no_session(path: str) -> bool:
     """Say what has to be reached before one is logged in: the login, and how it looks."""
-    return path in (LOGIN, KNOWN) or path.startswith(f"{STATIC}/")
+    folder, _, name = path.rpartition("/")
+    return path in (LOGIN, KNOWN) or (folder == STATIC and name != "")
 
 
 def own_page(target: str | None) -> str:

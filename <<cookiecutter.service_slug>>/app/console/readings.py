@@ -90,7 +90,8 @@ class Readings:
         self._explain = connection.explain
         self._asked: dict[str, asyncio.Task[Answer[Any]]] = {}
         self._lock = asyncio.Lock()
-        self._kept: deque[Reading] = deque(maxlen=int(KEPT / EVERY))
+        self._kept: deque[Reading] = deque(maxlen=2 * int(KEPT / EVERY))
+        self._is_old = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,10 +114,16 @@ class Readings:
         """The readings of the last five minutes, oldest first."""
         return [reading for reading in self._kept if reading.at >= loop_time() - KEPT]
 
+    def expire(self) -> None:
+        """Somebody changed something: whoever looks next is to see it."""
+        self._is_old = True
+
     async def latest(self) -> Reading:
         """Return a reading that is less than five seconds old; in two seconds at most."""
         async with self._lock:  # those who look at the same time share one reading
-            if not self._kept or loop_time() - self._kept[-1].at >= EVERY:
+            old = self._is_old or not self._kept or loop_time() - self._kept[-1].at >= EVERY
+            if old:
+                self._is_old = False
                 self._kept.append(await self._read())
             return self._kept[-1]
 

@@ -54,9 +54,12 @@ def span(seconds: float) -> str:
 
 def number(value: float) -> str:
     """Write a count, or a rate with one decimal while it is small."""
-    if value == int(value) or value >= 100:
-        return f"{value:,.0f}".replace(",", "\N{THIN SPACE}")
-    return f"{value:.1f}" if value >= 0.1 else "< 0.1"
+    if 0 < value < 0.1:
+        return "< 0.1"
+    rounded = round(value, 1)
+    if rounded == int(rounded) or rounded >= 100:
+        return f"{rounded:,.0f}".replace(",", "\N{THIN SPACE}")
+    return f"{rounded:.1f}"
 
 
 def size(value: float) -> str:

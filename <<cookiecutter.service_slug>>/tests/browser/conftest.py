@@ -80,3 +80,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
     """A service with a worker, nothing in it."""
     with running_service(tmp_path) as service:
         yield service
+
+
+@pytest.fixture
+def parking_service(tmp_path: Path) -> Iterator[Service]:
+    """A service that parks events in the inbox and makes no dead letters."""
+    with running_service(tmp_path, use_dlq=False) as service:
+        yield service

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -180,11 +179,3 @@ def _envelope(event_id: str, event_type: str, payload: dict[str, object]) -> byt
         "payload": payload,
     }
     return json.dumps(envelope).encode()
-
-
-async def gather_parcels(service: Service, depots: list[str]) -> list[str]:
-    """Have parcels come for these depots, in order; return their events' ids."""
-    ids = [await service.receive("parcel.sent", id=number, depot=depot, weight_kg=2.5)
-           for number, depot in enumerate(depots)]
-    await asyncio.sleep(0)
-    return ids

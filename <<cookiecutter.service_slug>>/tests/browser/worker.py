@@ -24,11 +24,15 @@ class Parcel(BaseModel):
 
 @consumers.on("parcel.sent")
 async def receive(event: Event[Parcel]) -> None:
-    if event.payload.depot not in _DEPOTS.read_text().split():
+    if event.payload.depot not in _known():
         raise Unrecoverable(
             f"there is no depot {event.payload.depot!r}; known are those of the file depots.txt, "
             "which <b>nobody</b> has brought up to date since the depot was opened"
         )
+
+
+def _known() -> list[str]:
+    return _DEPOTS.read_text().split()
 
 
 if __name__ == "__main__":
