@@ -37,7 +37,8 @@ async def _is_processed(visit: Visit, event_id: str) -> None:
 
     async def processed() -> bool:
         await visit.go(f"{CONSOLE}/inbox?event_id={event_id}")
-        return await visit.page.get_by_role("cell", name="Processed").is_visible()
+        seen: bool = await visit.page.get_by_role("cell", name="Processed").is_visible()
+        return seen
 
     await eventually(processed, limit=30, what="Processed in the inbox")
 

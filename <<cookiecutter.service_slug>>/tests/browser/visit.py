@@ -34,7 +34,8 @@ class Visit:
         await self.page.get_by_role("heading", name="Overview").wait_for()
 
     async def text(self) -> str:
-        return await self.page.locator("main").inner_text()
+        seen: str = await self.page.locator("main").inner_text()
+        return seen
 
 
 @asynccontextmanager
