@@ -89,13 +89,16 @@ _COUNT_INBOX = text("""
      UNION ALL
     SELECT 'total', count(*) FROM jetstream_inbox_events""")
 
-# Both are read from the end of an index, whatever the tables' size.
+# Both are read from the end of an index, whatever the tables' size. PostgreSQL compares an index
+# with a moment that stands still during the statement; clock_timestamp() does not.
 _FLOW = """
     SELECT coalesce((SELECT max(id) FROM jetstream_outbox_events), 0) AS newest,
            (SELECT count(*) FROM (SELECT 1 AS one FROM jetstream_inbox_events
                                    WHERE processed_at > {since} LIMIT :most) h) AS handled"""
 _COUNT_FLOW = {
-    "postgresql": text(_FLOW.format(since="clock_timestamp() - make_interval(secs => :within)")),
+    "postgresql": text(
+        _FLOW.format(since="statement_timestamp() - make_interval(secs => :within)")
+    ),
     "sqlite": text(
         _FLOW.format(since="strftime('%Y-%m-%d %H:%M:%f000', 'now', '-' || :within || ' seconds')")
     ),

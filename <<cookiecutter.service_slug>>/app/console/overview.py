@@ -148,60 +148,35 @@ def _workers(reading: Reading) -> Part:
 
 
 def _figures(reading: Reading, history: list[Reading], settings: Settings) -> list[Figure]:
+    moments = [(one.at - reading.at + KEPT) / KEPT for one in history]
+
     def figure(key: str, name: str, unit: str, note: str, values: Iterable[float | None]) -> Figure:
         series = list(values)
         last = series[-1]
         value = texts.UNKNOWN if last is None else texts.number(last)
-        moments = [(one.at - reading.at + KEPT) / KEPT for one in history]
-        plural = "event" if (unit, last) == ("events", 1) else unit
-        return Figure(key, name, value, plural, note, chart(moments, series))
+        fitting = "event" if (unit, last) == ("events", 1) else unit
+        return Figure(key, name, value, fitting, note, chart(moments, series))
 
     backlogs = [one.backlog.value for one in history]
-    no_outbox = "USE_OUTBOX=false" if not settings.use_outbox else None
-    no_inbox = "USE_INBOX=false" if not settings.use_inbox else None
+    pending = [None if one is None else one.pending for one in backlogs]
+    failed = [None if one is None else one.failed for one in backlogs]
+    published = [one.published if settings.use_outbox else None for one in history]
+    handled = [one.handled if settings.use_inbox else None for one in history]
+    lag, letters = [one.lag for one in history], [one.letters.value for one in history]
+    off = None if settings.use_outbox else "USE_OUTBOX=false"
+    sent = off or reading.flow.unknown or "left the outbox, all replicas"
+    kept = off or reading.backlog.unknown or "until somebody retries them"
+    waits = reading.consumers.unknown or "those in hand included"
+    no_inbox = None if settings.use_inbox else "USE_INBOX=false"
+    lately = no_inbox or reading.flow.unknown or "the last 10 s, all workers"
+    dead = reading.letters.unknown or "that no handler took"
     return [
-        figure(
-            "pending",
-            "Waiting to be sent",
-            "events",
-            no_outbox or _oldest(reading),
-            (None if one is None else one.pending for one in backlogs),
-        ),
-        figure(
-            "published",
-            "Published",
-            "per second",
-            no_outbox or reading.flow.unknown or "left the outbox, all replicas",
-            (None if no_outbox else one.published for one in history),
-        ),
-        figure(
-            "lag",
-            "Waiting for the workers",
-            "events",
-            reading.consumers.unknown or "those in hand included",
-            (one.lag for one in history),
-        ),
-        figure(
-            "handled",
-            "Handled",
-            "per second",
-            no_inbox or reading.flow.unknown or "the last 10 s, all workers",
-            (None if no_inbox else one.handled for one in history),
-        ),
-        figure(
-            "failed",
-            "Failed in the outbox",
-            "events",
-            no_outbox or reading.backlog.unknown or "until somebody retries them",
-            (None if one is None else one.failed for one in backlogs),
-        ),
-        figure(
-            "letters",
-            "Dead letters",
-            "events",
-            reading.letters.unknown or "that no handler took",
-            (one.letters.value for one in history),
-        ),
+        figure("pending", "Waiting to be sent", "events", off or _oldest(reading), pending),
+        figure("published", "Published", "per second", sent, published),
+        figure("lag", "Waiting for the workers", "events", waits, lag),
+        figure("handled", "Handled", "per second", lately, handled),
+        figure("failed", "Failed in the outbox", "events", kept, failed),
+        figure("letters", "Dead letters", "events", dead, letters),
     ]
 
 

@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query, Request, Response
 from app.bridge.inbox import InboxStatus
 from app.console.forms import FormDep
 from app.console.notices import done
-from app.console.pages.access import Blank, ConsoleRoute, Filter, OperationsDep
+from app.console.pages.access import Blank, ConsoleRoute, OperationsDep
+from app.console.pages.search import SearchDep, found
 from app.console.places import UNDER
 from app.console.rendering import page
 from app.routers.admin import cursors
 from app.routers.admin.access import RowKey
 
 PLACE = f"{UNDER}/inbox"
-PAGE = 50  # rows
 
 router = APIRouter(prefix=PLACE, route_class=ConsoleRoute)
 
@@ -29,26 +29,19 @@ After = Annotated[str | None, cursors.after(_LIST)]
 async def find(
     request: Request,
     operations: OperationsDep,
+    search: SearchDep,
     status: Status = None,
-    event_id: Filter = None,
-    resource: Filter = None,
     after: After = None,
 ) -> Response:
-    rows = await operations.inbox.page(
-        status=status,
-        event_id=event_id,
-        resource=resource,
-        after=cursors.decode(after),
-        limit=PAGE,
-    )
-    return page(
+    return await found(
         request,
         "inbox.html",
-        rows=rows.items,
-        chosen={"status": status, "event_id": event_id, "resource": resource},
-        statuses=list(InboxStatus),
+        operations.inbox.page,
+        search,
+        status=status,
+        statuses=InboxStatus,
         after=after,
-        next=cursors.encode(_LIST, rows.next),
+        letter=_LIST,
     )
 
 

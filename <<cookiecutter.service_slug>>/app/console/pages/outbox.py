@@ -9,13 +9,13 @@ from fastapi import APIRouter, Query, Request, Response
 from app.bridge.outbox import OutboxStatus
 from app.console.forms import FormDep
 from app.console.notices import done
-from app.console.pages.access import Blank, ConsoleRoute, EventId, Filter, OperationsDep
+from app.console.pages.access import Blank, ConsoleRoute, EventId, OperationsDep
+from app.console.pages.search import SearchDep, found
 from app.console.places import UNDER
 from app.console.rendering import Links, page
 from app.routers.admin import cursors
 
 PLACE = f"{UNDER}/outbox"
-PAGE = 50  # rows
 
 router = APIRouter(prefix=PLACE, route_class=ConsoleRoute)
 
@@ -28,26 +28,19 @@ After = Annotated[str | None, cursors.after(_LIST)]
 async def find(
     request: Request,
     operations: OperationsDep,
+    search: SearchDep,
     status: Status = None,
-    event_id: Filter = None,
-    resource: Filter = None,
     after: After = None,
 ) -> Response:
-    rows = await operations.outbox.page(
-        status=status,
-        event_id=event_id,
-        resource=resource,
-        after=cursors.decode(after),
-        limit=PAGE,
-    )
-    return page(
+    return await found(
         request,
         "outbox.html",
-        rows=rows.items,
-        chosen={"status": status, "event_id": event_id, "resource": resource},
-        statuses=list(OutboxStatus),
+        operations.outbox.page,
+        search,
+        status=status,
+        statuses=OutboxStatus,
         after=after,
-        next=cursors.encode(_LIST, rows.next),
+        letter=_LIST,
     )
 
 
