@@ -66,7 +66,6 @@ async def log_out(request: Request) -> Response:
     root = root_of(request.scope)
     answer = secured(RedirectResponse(root + LOGIN, 303))
     answer.delete_cookie(sessions.cookie, path=root + HOME, httponly=True, samesite="strict")
-    answer.headers["Clear-Site-Data"] = '"cache"'
     return answer
 
 
