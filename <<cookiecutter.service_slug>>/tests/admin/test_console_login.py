@@ -134,6 +134,16 @@ async def test_a_session_opens_the_console_only(person: Person) -> None:
     assert script.status_code == 401
 
 
+async def test_a_route_that_is_reached_around_the_door_refuses() -> None:
+    app = FastAPI()
+    app.include_router(console)
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://test"
+    ) as client:
+        assert (await client.get(f"{BASE}/topology")).status_code == 403
+        assert (await client.post(f"{BASE}/relay/pause")).status_code == 403
+
+
 async def test_the_token_of_the_api_does_not_open_the_console(admin: httpx.AsyncClient) -> None:
     answer = await admin.get("/admin")
     assert answer.status_code == 401

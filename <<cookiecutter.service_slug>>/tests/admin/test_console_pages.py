@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 
@@ -342,6 +343,29 @@ async def test_a_silent_server_is_not_waited_for_long(
     assert page.status == 200
     assert clock.time - began < 3
     assert "answer" in page.text
+
+
+async def test_a_question_that_hangs_is_waited_for_shortly_and_asked_once(
+    person: Person, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    async def never(engine: object) -> None:
+        asked.append(engine)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("app.console.readings.outbox_backlog", never)
+    await clock.advance("5s")
+    for _ in range(2):
+        began = clock.time
+        page = await person.get("/admin")
+        assert (page.status, "no answer within 2 s" in page.text) == (200, True)
+        assert clock.time - began < 2.5
+        await clock.advance("4s")
+    assert len(asked) == 1
+    await clock.advance("6s")
+    assert "no answer within 2 s" in (await person.get("/admin")).text
+    assert len(asked) == 2, "given up after 10 s"
 
 
 @pytest.mark.usefixtures("bridge")
