@@ -6,7 +6,6 @@ The page and the answers to its script are made from the same `Overview`, so the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,8 +61,7 @@ class Overview:
 
     @property
     def failed(self) -> int:
-        backlog = self.reading.backlog.value
-        return backlog.failed if backlog is not None else 0
+        return self.reading.failed or 0
 
 
 async def overview(
@@ -146,38 +144,50 @@ def _workers(reading: Reading) -> Part:
 
 # --- figures
 
+_FIGURES = (
+    ("pending", "Waiting to be sent", "events"),
+    ("published", "Published", "per second"),
+    ("lag", "Waiting for the workers", "events"),
+    ("handled", "Handled", "per second"),
+    ("failed", "Failed in the outbox", "events"),
+    ("letters", "Dead letters", "events"),
+)
+
 
 def _figures(reading: Reading, history: list[Reading], settings: Settings) -> list[Figure]:
     moments = [(one.at - reading.at + KEPT) / KEPT for one in history]
 
-    def figure(key: str, name: str, unit: str, note: str, values: Iterable[float | None]) -> Figure:
-        series = list(values)
+    def figure(key: str, name: str, unit: str, note: str, series: list[float | None]) -> Figure:
         last = series[-1]
         value = texts.UNKNOWN if last is None else texts.number(last)
         fitting = "event" if (unit, last) == ("events", 1) else unit
         return Figure(key, name, value, fitting, note, chart(moments, series))
 
-    backlogs = [one.backlog.value for one in history]
-    pending = [None if one is None else one.pending for one in backlogs]
-    failed = [None if one is None else one.failed for one in backlogs]
-    published = [one.published if settings.use_outbox else None for one in history]
-    handled = [one.handled if settings.use_inbox else None for one in history]
-    lag, letters = [one.lag for one in history], [one.letters.value for one in history]
-    off = None if settings.use_outbox else "USE_OUTBOX=false"
-    sent = off or reading.flow.unknown or "left the outbox, all replicas"
-    kept = off or reading.backlog.unknown or "until somebody retries them"
-    waits = reading.consumers.unknown or "those in hand included"
-    no_inbox = None if settings.use_inbox else "USE_INBOX=false"
-    lately = no_inbox or reading.flow.unknown or "the last 10 s, all workers"
-    dead = reading.letters.unknown or "that no handler took"
-    return [
-        figure("pending", "Waiting to be sent", "events", off or _oldest(reading), pending),
-        figure("published", "Published", "per second", sent, published),
-        figure("lag", "Waiting for the workers", "events", waits, lag),
-        figure("handled", "Handled", "per second", lately, handled),
-        figure("failed", "Failed in the outbox", "events", kept, failed),
-        figure("letters", "Dead letters", "events", dead, letters),
-    ]
+    outbox, inbox = settings.use_outbox, settings.use_inbox
+    notes = _notes(reading, outbox=outbox, inbox=inbox)
+    series: dict[str, list[float | None]] = {
+        "pending": [one.pending if outbox else None for one in history],
+        "published": [one.published if outbox else None for one in history],
+        "lag": [one.lag for one in history],
+        "handled": [one.handled if inbox else None for one in history],
+        "failed": [one.failed if outbox else None for one in history],
+        "letters": [one.letters.value for one in history],
+    }
+    return [figure(key, name, unit, notes[key], series[key]) for key, name, unit in _FIGURES]
+
+
+def _notes(reading: Reading, *, outbox: bool, inbox: bool) -> dict[str, str]:
+    """Say what each number means, or why there is none."""
+    no_outbox = None if outbox else "USE_OUTBOX=false"
+    no_inbox = None if inbox else "USE_INBOX=false"
+    return {
+        "pending": no_outbox or _oldest(reading),
+        "published": no_outbox or reading.flow.unknown or "left the outbox, all replicas",
+        "lag": reading.consumers.unknown or "those in hand included",
+        "handled": no_inbox or reading.flow.unknown or "the last 10 s, all workers",
+        "failed": no_outbox or reading.backlog.unknown or "until somebody retries them",
+        "letters": reading.letters.unknown or "that no handler took",
+    }
 
 
 def _oldest(reading: Reading) -> str:

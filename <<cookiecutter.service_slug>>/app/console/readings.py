@@ -62,6 +62,14 @@ class Reading:
     published: float | None = None  # events in a second, by all replicas; None: not known yet
 
     @property
+    def pending(self) -> int | None:
+        return None if self.backlog.value is None else self.backlog.value.pending
+
+    @property
+    def failed(self) -> int | None:
+        return None if self.backlog.value is None else self.backlog.value.failed
+
+    @property
     def handled(self) -> float | None:
         """Events in a second, by all workers."""
         return None if self.flow.value is None else self.flow.value.handled / HANDLED_WITHIN

@@ -27,6 +27,7 @@ COOKIE = "orders-console"
 
 @pytest.fixture
 def person(client: httpx.AsyncClient) -> Person:
+    """Somebody who is not logged in yet."""
     return Person(client)
 
 

@@ -41,6 +41,7 @@ async def find(
         statuses=OutboxStatus,
         after=after,
         letter=_LIST,
+        paused_since=await operations.paused_since(),
     )
 
 

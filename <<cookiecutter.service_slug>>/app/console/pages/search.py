@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -44,6 +45,7 @@ async def found(
     statuses: Iterable[StrEnum],
     after: str | None,
     letter: str,
+    paused_since: datetime | None = None,
 ) -> Response:
     """Show the page of rows behind the cursor `after`, whose list has this `letter`."""
     rows = await look(
@@ -61,4 +63,5 @@ async def found(
         statuses=list(statuses),
         after=after,
         next=cursors.encode(letter, rows.next),
+        paused_since=paused_since,
     )
