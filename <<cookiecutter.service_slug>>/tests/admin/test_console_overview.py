@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import event
 
+from app.bridge import Bridge
 from app.bridge.testing import Deliver, MockServer, VirtualClock
+from app.main import create_app
+from app.settings import Settings
 from tests.admin.conftest import DEAD, INCOMING, STREAM, Dead, Outbox
 from tests.admin.console import BASE, Person
 from tests.waiting import eventually
@@ -165,3 +169,58 @@ async def test_the_topology_tells_owners_consumers_and_differences(
     mock_nats.streams[STREAM].config["num_replicas"] = 3
     different = await person.get(f"{BASE}/topology")
     assert "Different from what this service needs" in different.text
+
+
+async def _looked(person: Person) -> tuple[dict[str, str], dict[str, str]]:
+    live = (await person.client.get(f"{BASE}/live")).json()
+    return (
+        {part["key"]: part["label"] for part in live["parts"]},
+        {figure["key"]: figure["note"] for figure in live["figures"]},
+    )
+
+
+@pytest.mark.parametrize(
+    ("off", "relay", "pending", "handled"),
+    [
+        ({"relay_enabled": False}, "Not in this process", "nothing waits", "the last 10 s"),
+        ({"use_outbox": False}, "Not used", "USE_OUTBOX=false", "the last 10 s"),
+        ({"use_inbox": False}, "Relaying", "nothing waits", "USE_INBOX=false"),
+    ],
+)
+async def test_what_is_switched_off_is_said_and_not_counted(
+    service_settings: Settings,
+    mock_nats: MockServer,
+    off: dict[str, bool],
+    relay: str,
+    pending: str,
+    handled: str,
+) -> None:
+    app = create_app(service_settings.model_copy(update=off), make_client=mock_nats.client)
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        person = Person(client)
+        await person.log_in()
+        parts, notes = await _looked(person)
+    assert (parts["relay"], notes["pending"]) == (relay, pending)
+    assert notes["handled"].startswith(handled)
+
+
+async def test_workers_that_are_away_are_missed(
+    person: Person, bridge: Bridge, deliver: Deliver, clock: VirtualClock, mock_nats: MockServer
+) -> None:
+    await deliver.until_ready()
+    await clock.advance("5s")
+    assert (await _looked(person))[0]["workers"] == "Asking for events"
+    await bridge.stop()
+    await clock.advance("31s")  # until what the worker asked for has run out
+    assert (await _looked(person))[0]["workers"] == "Nobody asks"
+    mock_nats.put(INCOMING, b"{}")
+    await clock.advance("5s")
+    page = await person.get("/admin")
+    assert "Nobody asks" in page.text and "test-orders-workers" in page.text
+    del mock_nats.streams[STREAM].consumers["test-orders-workers"]
+    await clock.advance("5s")
+    assert (await _looked(person))[0]["workers"] == "Consumer missing"
