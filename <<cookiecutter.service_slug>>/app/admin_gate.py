@@ -2,6 +2,9 @@
 
 The gate stands before routing, so that not even a body is read, and an unknown path tells no
 more than a known one. The token is compared in constant time.
+
+The console's pages are the exception: its `Door` asks for a session there, and a session opens
+nothing else.
 """
 
 from __future__ import annotations

@@ -58,6 +58,7 @@ async def test_a_person_logs_in_looks_and_logs_out(
 
     page = await person.get(entered.location)
     assert (page.status, page.answer.headers["cache-control"]) == (200, "no-store")
+    assert (await person.get(LOGIN)).location == "/admin", "there is no need to log in twice"
     left = await person.post(f"{BASE}/logout", {"csrf": page.fields["csrf"]})
     assert (left.location, client.cookies.get(COOKIE)) == (LOGIN, None)
     assert (await person.get("/admin")).location.startswith(LOGIN)

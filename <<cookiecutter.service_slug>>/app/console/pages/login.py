@@ -30,6 +30,8 @@ _log = structlog.get_logger(__name__)
 async def ask(
     request: Request, next: Annotated[str | None, Query(max_length=2000)] = None
 ) -> Response:
+    if session_in(request.scope) is not None:
+        return secured(RedirectResponse(root_of(request.scope) + own_page(next), 303))
     return _form(request, next, error=None)
 
 
