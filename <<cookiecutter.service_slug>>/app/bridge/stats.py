@@ -150,5 +150,6 @@ async def _read(
 
 
 def _oldest(row: Mapping[str, Any]) -> float | None:
-    ages = [float(age) for age in (row["ready"], row["waiting"]) if age is not None]
+    # SQLite counts days in floating point, true to some 40 µs: a new row may seem to be from ahead.
+    ages = [max(0.0, float(age)) for age in (row["ready"], row["waiting"]) if age is not None]
     return max(ages, default=None)
