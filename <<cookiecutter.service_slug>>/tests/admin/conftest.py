@@ -64,7 +64,8 @@ def consumers(handler: Handler) -> Consumers:
 async def person(client: httpx.AsyncClient, app: FastAPI) -> Person:
     """Somebody who is logged in to the console of a service whose stream is there."""
     bridge: Bridge = app.state.bridge
-    await eventually(lambda: bridge.topology.problem is None, what="the stream")
+    checks = bridge.checks
+    await eventually(lambda: all(check.ok for check in checks().values()), what="readiness")
     person = Person(client)
     await person.log_in()
     return person

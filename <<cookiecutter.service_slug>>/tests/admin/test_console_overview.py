@@ -201,6 +201,8 @@ async def test_what_is_switched_off_is_said_and_not_counted(
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
+        checks = app.state.bridge.checks
+        await eventually(lambda: all(check.ok for check in checks().values()), what="readiness")
         person = Person(client)
         await person.log_in()
         parts, notes = await _looked(person)
