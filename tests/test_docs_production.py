@@ -21,7 +21,7 @@ from app.settings import Settings, read_settings
 PAGE = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
 FLAT = " ".join(PAGE.split())
 NAMES = {name.upper() for name in Settings.model_fields}
-NO_SETTINGS = {"LISTEN", "SIGTERM"}
+NO_SETTINGS = {"LISTEN", "OTEL_EXPORTER_OTLP_ENDPOINT", "SIGTERM"}
 ROWS = {  # of the table of measurements, and where it is in the results
     "relay": ("relay", "relay"),
     "relay, 50 resources only": ("relay", "relay, 50 hot resources"),

@@ -57,8 +57,8 @@ MUTATIONS = (
     Mutation(
         "two relays take the same rows of SQLite",
         "app/bridge/lanes.py",
-        "rows if rows and await self._is_ours() else []",
-        "rows",
+        "if rows and not await self._is_ours():",
+        "if not rows:",
         "tests/bridge/test_lanes.py"
         "::test_only_one_relay_works_on_sqlite_and_another_takes_over_when_it_stops",
     ),

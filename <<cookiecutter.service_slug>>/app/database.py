@@ -27,7 +27,9 @@ _CONNECT_TIMEOUT = 5.0  # seconds; asyncpg's own is 60, longer than any caller w
 _RECYCLE = 1800  # seconds; below the hour after which firewalls forget an idle connection
 _LOCK_TIMEOUT = 10_000  # milliseconds that SQLite waits for another writer
 _READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_BEGIN = "sqlite_begin"  # execution option: how a transaction of this engine begins on SQLite
+# Execution option: how a transaction of this engine begins on SQLite: IMMEDIATE, DEFERRED, or
+# AUTOCOMMIT for one statement that reads, which needs no transaction around it.
+_BEGIN = "sqlite_begin"
 
 # Connections that are none of a handler's: the relay's transaction and its LISTEN, a lease or
 # the deleting of finished rows, and the two checks of readiness.
@@ -83,7 +85,8 @@ def create_engine(
         pool_size=pool_size,
         max_overflow=max_overflow,
         hide_parameters=True,  # an error's text is logged, and the values may be personal
-        pool_pre_ping=True,  # a restarted database costs no request
+        # A database server that was restarted costs no request; a file does not restart.
+        pool_pre_ping=url.get_backend_name() != "sqlite",
         pool_recycle=_RECYCLE,
         connect_args=_connect_args(url, application_name),
     )
@@ -150,7 +153,8 @@ def _prepare_sqlite(engine: AsyncEngine, *, foreign_keys: bool) -> None:
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:
         mode = connection.get_execution_options().get(_BEGIN, "IMMEDIATE")
-        connection.exec_driver_sql(f"BEGIN {mode}")
+        if mode != "AUTOCOMMIT":
+            connection.exec_driver_sql(f"BEGIN {mode}")
 
     @event.listens_for(engine.sync_engine, "reset")
     def end(

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.bridge import Bridge, Check
+from app.bridge.clock import loop_time
 from app.database import Database
 from app.schema import pending_migrations
 
@@ -35,16 +36,21 @@ class Health:
             "migrations": self._ask_migrations,
         }
         self._asked: dict[str, asyncio.Task[str | None]] = {}
+        self._answers: dict[str, Check] | None = None
+        self._answered_at = 0.0
 
     def failures(self) -> list[str]:
         """The background tasks that have died; a restart is the only cure."""
         return self._bridge.failures()
 
-    async def checks(self) -> dict[str, Check]:
-        """Every check of readiness by its name."""
-        tasks = {name: self._ask(name) for name in self._questions}
-        await asyncio.wait(tasks.values(), timeout=_ANSWER_WITHIN)
-        return {name: _outcome(task) for name, task in tasks.items()} | self._bridge.checks()
+    async def checks(self, *, max_age: float = 0.0) -> dict[str, Check]:
+        """Every check of readiness by its name; what the database said may be `max_age` s old."""
+        if self._answers is None or loop_time() - self._answered_at > max_age:
+            tasks = {name: self._ask(name) for name in self._questions}
+            await asyncio.wait(tasks.values(), timeout=_ANSWER_WITHIN)
+            self._answers = {name: _outcome(task) for name, task in tasks.items()}
+            self._answered_at = loop_time()
+        return self._answers | self._bridge.checks()
 
     async def close(self) -> None:
         """Give up what is still being asked."""
@@ -77,7 +83,7 @@ async def _bounded(question: Question) -> str | None:
         async with asyncio.timeout(_GIVE_UP_AFTER):
             return await question()
     except Exception as error:  # whatever it is, the answer is "not ready", and why
-        return _described(error)
+        return described(error)
 
 
 def _outcome(task: asyncio.Task[str | None]) -> Check:
@@ -87,8 +93,8 @@ def _outcome(task: asyncio.Task[str | None]) -> Check:
     return Check(ok=detail is None, detail=detail)
 
 
-def _described(error: Exception) -> str:
-    """One short line; SQLAlchemy's own text would add the statement and a link."""
+def described(error: Exception) -> str:
+    """Say it in one short line; SQLAlchemy's own text would add the statement and a link."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
     text = " ".join(str(cause).split())
     return (text or type(cause).__name__)[:_LONGEST_DETAIL]

@@ -6,8 +6,12 @@ a command prints.
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import sys
+import time
+from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -21,18 +25,9 @@ _CHATTY = ("alembic",)  # two lines each time that readiness compares revisions
 def configure_logging(level: LogLevel = "INFO", log_format: LogFormat | None = None) -> None:
     """Send all logging through one handler; without a format, the terminal decides."""
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_shared_processors(),
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_rendering(chosen),
-            ],
-        )
-    )
+    _leave_out_what_no_line_shows()
     root = logging.getLogger()
-    root.handlers = [handler]
+    root.handlers = [log_handler(sys.stderr, chosen)]
     root.setLevel(level)
     _reroute_uvicorn()
     for name in _CHATTY:
@@ -48,6 +43,62 @@ def configure_logging(level: LogLevel = "INFO", log_format: LogFormat | None = N
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def log_handler(stream: TextIO, log_format: LogFormat) -> logging.Handler:
+    """Return what writes records to `stream`, a line for each."""
+    form = structlog.stdlib.ProcessorFormatter if log_format == "console" else _JsonLines
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        form(
+            foreign_pre_chain=_shared_processors(),
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_rendering(log_format, colours=stream.isatty()),
+            ],
+        )
+    )
+    return handler
+
+
+# What every record has; the rest are the fields of its line. `message` and `asctime` come from
+# formatters, `color_message` from uvicorn, which gives each message twice.
+_NO_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
+_to_json = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+
+class _JsonLines(structlog.stdlib.ProcessorFormatter):
+    """Writes JSON. Lines without a traceback, and a worker writes one for each event, take a
+    third of the time that the processors take for the same line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_info or record.stack_info or isinstance(record.msg, dict):
+            return super().format(record)  # has a traceback, or comes from structlog
+        entry = structlog.contextvars.get_contextvars()
+        entry["event"] = record.getMessage()
+        entry["logger"] = record.name
+        entry["level"] = record.levelname.lower()
+        for name, value in record.__dict__.items():
+            if name not in _NO_FIELDS:
+                entry[name] = value
+        seconds = int(record.created)
+        fraction = int((record.created - seconds) * 1_000_000)
+        entry["timestamp"] = f"{_utc(seconds)}.{fraction:06d}Z"
+        return _to_json(entry)
+
+
+@functools.lru_cache(maxsize=2)
+def _utc(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def _leave_out_what_no_line_shows() -> None:
+    """Process, thread and task are looked up for each record otherwise."""
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
+    logging.logThreads = False
+    if sys.version_info >= (3, 12):
+        logging.logAsyncioTasks = False
 
 
 def _shared_processors() -> list[Processor]:
@@ -68,13 +119,13 @@ def _without_uvicorns_colours(_logger: object, _method: str, entry: EventDict) -
     return entry
 
 
-def _rendering(log_format: LogFormat) -> list[Processor]:
+def _rendering(log_format: LogFormat, *, colours: bool) -> list[Processor]:
     if log_format == "console":
         # The default, where rich is installed, shows every local variable, secrets included, and
         # takes seconds for a traceback through SQLAlchemy.
         return [
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
+                colors=colours,
                 exception_formatter=structlog.dev.plain_traceback,
             )
         ]

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import problems
+from app import problems, telemetry
 from app.admin_gate import AdminGate
 from app.bridge import ClientFactory, GuardedClient
 from app.console.door import Door, sessions_for
@@ -20,6 +20,7 @@ from app.console.pages import router as console
 from app.console.readings import Readings
 from app.consumers import load_consumers
 from app.logs import configure_logging
+from app.request_trace import RequestTrace
 from app.routers import routers
 from app.runtime import running
 from app.settings import Settings, load_settings
@@ -39,7 +40,12 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
                 app.state.readings = readings
                 yield
 
-    app = FastAPI(title=settings.service_name, description=settings.description, lifespan=lifespan)
+    app = FastAPI(
+        title=settings.service_name,
+        description=settings.description,
+        lifespan=lifespan,
+        telemetry=telemetry.FASTAPI,
+    )
     problems.install(app)
     sessions = sessions_for(settings.admin_token, settings.app_name)
     app.state.console_sessions = sessions
@@ -47,6 +53,7 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
     app.add_middleware(
         AdminGate, token=settings.admin_token, door=Door(sessions) if sessions else None
     )
+    app.add_middleware(RequestTrace)
     for router in (*routers(), console):
         app.include_router(router)
     return app
@@ -58,6 +65,7 @@ def __getattr__(name: str) -> FastAPI:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
+    telemetry.configure_tracing(settings)
     app: FastAPI = create_app(settings)
     globals()["app"] = app
     return app

@@ -7,6 +7,7 @@ it and what it did; looking is not. Faults are the bridge's own errors: `NotFoun
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 
 import structlog
@@ -63,10 +64,28 @@ class Operations:
 
     async def retry_failed(self) -> int:
         """Send all events that failed; return how many."""
-        retried = await self._bridge.outbox_maintenance.retry_failed()
-        self._bridge.wake_relay()
-        self._note("outbox.retry_failed", retried=retried)
-        return retried
+        return sum([portion async for portion in self.retrying_failed()])
+
+    async def retrying_failed(self) -> AsyncIterator[int]:
+        """Do what `retry_failed` does, and tell after each portion how many events it had."""
+        retried = 0
+        try:
+            async for portion in self._bridge.outbox_maintenance.retrying_failed():
+                retried += portion
+                yield portion
+        finally:
+            self._bridge.wake_relay()
+            self._note("outbox.retry_failed", retried=retried)
+
+    async def purging_sent(self, *, older_than: float) -> AsyncIterator[int]:
+        """Delete events sent more than `older_than` seconds ago; tell how many in each portion."""
+        deleted = 0
+        try:
+            async for portion in self._bridge.outbox_maintenance.purging(older_than=older_than):
+                deleted += portion
+                yield portion
+        finally:
+            self._note("outbox.purge", deleted=deleted, older_than=older_than)
 
     async def discard(self, event_id: str) -> None:
         """Delete an event that is not sent; it will never be announced."""
@@ -129,6 +148,9 @@ class Operations:
     async def letters(self, *, after: int, limit: int, choice: Choice) -> LetterPage:
         return await self._bridge.letters.page(after=after, limit=limit, choice=choice)
 
+    async def letter_count(self) -> int:
+        return await self._bridge.letters.count()
+
     async def letter(self, sequence: int) -> DeadLetter:
         return await self._bridge.letters.get(sequence)
 
@@ -142,14 +164,26 @@ class Operations:
         self._note("dlq.replay", sequence=sequence, event_id=letter.event_id)
 
     async def replay_many(
-        self, *, limit: int, choice: Choice, rate: float | None, dry_run: bool
+        self,
+        *,
+        limit: int,
+        choice: Choice,
+        rate: float | None,
+        dry_run: bool,
+        within: float | None = REPLAY_WITHIN,
+        on_letter: Callable[[DeadLetter], None] | None = None,
     ) -> Replayed:
-        """Put up to `limit` dead letters back, oldest first, for 20 s at most."""
+        """Put up to `limit` dead letters back, oldest first, for `within` seconds at most.
+
+        `on_letter` is called with each of them.
+        """
         replayed = 0
 
-        def count(_letter: DeadLetter) -> None:
+        def count(letter: DeadLetter) -> None:
             nonlocal replayed
             replayed += 1
+            if on_letter is not None:
+                on_letter(letter)
 
         try:
             return await self._bridge.letters.replay_many(
@@ -157,7 +191,7 @@ class Operations:
                 choice=choice,
                 rate=rate,
                 dry_run=dry_run,
-                within=REPLAY_WITHIN,
+                within=within,
                 on_letter=count,
             )
         finally:
@@ -173,6 +207,20 @@ class Operations:
         """Delete one dead letter for good."""
         await self._bridge.letters.discard(sequence)
         self._note("dlq.discard", sequence=sequence)
+
+    async def discarding_letters(self, sequences: Sequence[int]) -> AsyncIterator[int]:
+        """Delete dead letters for good; tell each that was still there."""
+        discarded = 0
+        try:
+            for sequence in sequences:
+                try:
+                    await self._bridge.letters.discard(sequence)
+                except NotFoundError:  # somebody else was quicker
+                    continue
+                discarded += 1
+                yield sequence
+        finally:
+            self._note("dlq.purge", discarded=discarded)
 
     # --- topology
 

@@ -22,7 +22,9 @@ from app.bridge.queue_metrics import QueueMetrics
 from app.database import Database, open_database
 from app.health import Health
 from app.jetstream_health import JetStreamHealth
+from app.ready_metrics import ReadyMetrics
 from app.settings import Settings
+from app.telemetry import flush_spans
 
 # Seconds beyond the grace for what comes after the handlers: acks, the connection, the pool.
 _AFTER_GRACE = 15.0
@@ -42,6 +44,7 @@ class Runtime:
     health: Health
     jetstream: JetStreamHealth
     queues: QueueMetrics
+    readiness: ReadyMetrics
 
     def attach(self, app: FastAPI) -> None:
         """Hand the parts to `app`, whose routes and dependencies take them from its state."""
@@ -51,6 +54,7 @@ class Runtime:
         app.state.health = self.health
         app.state.jetstream = self.jetstream
         app.state.queues = self.queues
+        app.state.readiness = self.readiness
 
 
 @asynccontextmanager
@@ -80,15 +84,17 @@ async def running(
     health = Health(database, bridge)
     jetstream = JetStreamHealth(bridge, settings)
     queues = QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters)
+    readiness = ReadyMetrics(health, settings)
     await bridge.__aenter__()
     try:
-        yield Runtime(settings, database, bridge, health, jetstream, queues)
+        yield Runtime(settings, database, bridge, health, jetstream, queues, readiness)
     finally:
         with _ended_by_force(settings.shutdown_grace + _AFTER_GRACE):
             await bridge.stop()
             await health.close()
             await queues.close()
             await _close(database)
+            await flush_spans()
 
 
 async def _close(database: Database) -> None:

@@ -18,7 +18,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from app import problems
+from app import problems, telemetry
 from app.consumers import load_consumers
 from app.logs import configure_logging
 from app.routers import health, metrics
@@ -34,6 +34,7 @@ _log = structlog.get_logger("app.worker")  # not __main__, as which it runs
 def main() -> None:
     settings = load_settings()
     configure_logging(settings.log_level, settings.log_format)
+    telemetry.configure_tracing(settings)
     listener = _listen(settings.worker_port)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         runner.run(work(settings, listener))
@@ -98,7 +99,7 @@ class _ProbeServer(uvicorn.Server):
 @asynccontextmanager
 async def _probes(runtime: Runtime, listener: socket.socket) -> AsyncIterator[None]:
     """Serve `/healthz`, `/readyz` and `/metrics` for as long as the body runs."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, telemetry=telemetry.FASTAPI)
     problems.install(app)
     app.include_router(health.router)
     app.include_router(metrics.router)

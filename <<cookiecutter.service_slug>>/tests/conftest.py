@@ -17,6 +17,7 @@ import httpx
 import hypothesis
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.bridge import Bridge, Consumers
@@ -123,20 +124,27 @@ def mock_nats(clock: VirtualClock) -> MockServer:
     return MockServer()
 
 
-@pytest.fixture
-def service_settings(mock_nats: MockServer, migrated_file: Path, tmp_path: Path) -> Settings:
-    """The settings of the service called `orders`, whose peer is `billing`."""
-    path = tmp_path / "service.sqlite3"
-    shutil.copyfile(migrated_file, path)
+@pytest.fixture(scope="session")
+def settings_of_orders() -> Settings:
+    """The settings of the service called `orders`, whose peer is `billing`, read once."""
     values: dict[str, Any] = {
         "app_name": "orders",
         "destination_app": "billing",
         "nats_env": "test",
-        "database_url": f"sqlite+aiosqlite:///{path}",
-        "nats_urls": mock_nats.url,
+        "database_url": "sqlite+aiosqlite:///unused.sqlite3",
+        "nats_urls": MockServer().url,
         "admin_token": ADMIN_TOKEN,
     }
     return read_settings(**values, _env_file=None)
+
+
+@pytest.fixture
+def service_settings(settings_of_orders: Settings, migrated_file: Path, tmp_path: Path) -> Settings:
+    """The same, on a database of the test's own: a file with the service's tables."""
+    path = tmp_path / "service.sqlite3"
+    shutil.copyfile(migrated_file, path)
+    own = {"database_url": SecretStr(f"sqlite+aiosqlite:///{path}")}
+    return settings_of_orders.model_copy(update=own)
 
 
 @pytest.fixture

@@ -52,7 +52,8 @@ class Outgoing:
     """One message, and what became of it. `outcome` stays None when it was never its turn."""
 
     __slots__ = (
-        *("body", "duplicate", "error", "headers", "key", "outcome", "seq", "subject", "took"),
+        *("body", "duplicate", "error", "headers", "key", "outcome", "seq", "settled_at"),
+        *("subject", "took"),
     )
 
     def __init__(self, key: int, subject: str, body: bytes, headers: dict[str, str]) -> None:
@@ -65,6 +66,7 @@ class Outgoing:
         self.seq: int | None = None
         self.duplicate = False
         self.took = 0.0  # seconds from sending to the answer
+        self.settled_at: float | None = None  # by the loop's clock; None: it was not sent
 
 
 def header_size(headers: Mapping[str, str]) -> int:
@@ -232,7 +234,9 @@ class AckPublisher:
 
     def _settle(self, token: str, outcome: Outcome) -> None:
         batch, chain, index, deadline = self._waiting.pop(token)
-        chain[index].took = loop_time() - deadline + self._timeout
+        message = chain[index]
+        message.settled_at = now = loop_time()
+        message.took = now - deadline + self._timeout
         batch.in_flight -= 1
         batch.settle(chain, index, outcome)
         for other in self._crowded_out:

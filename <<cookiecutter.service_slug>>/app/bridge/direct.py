@@ -21,6 +21,7 @@ from .outbox import NewEvent
 from .publish_result import PublishResult
 from .retry import RetryStrategy
 from .routes import Routes
+from .spans import record_published
 
 LIMIT_FOR = 1000  # events that the time limit of one publish is meant for
 
@@ -149,7 +150,7 @@ class _Sending:
         self.open = [chain for chain in self.open if chain]
 
     def measure(self) -> None:
-        """Tell the metrics how it ended, before `results` is asked for."""
+        """Tell metrics and traces how it ended, before `results` is asked for."""
         metrics = publish_metrics()
         done = [result for result in self._done if result is not None]
         stored = [message for message in self._messages if message.outcome is Outcome.STORED]
@@ -159,6 +160,7 @@ class _Sending:
         metrics.count("duplicate", duplicates)
         metrics.count("failed", len(done) - len(stored))
         metrics.count("unavailable", sum(map(len, self.open)))
+        record_published(self._messages)
 
     def _stored(self, message: Outgoing) -> None:
         new = self._events[message.key]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TypeVar
 
 from .config import BridgeConfig
@@ -16,7 +17,9 @@ from .connection import Connection
 from .durable_spec import DurableSpec
 from .errors import ApiError, NotConnectedError, PermissionDeniedError
 from .stream_api import STREAM_NOT_FOUND, Json, StreamApi
+from .subjects import covered
 from .topology import Topology
+from .topology_plan import stream_fault
 
 T = TypeVar("T")
 
@@ -49,6 +52,7 @@ class ConsumerState:
     num_ack_pending: int  # delivered, and not acknowledged
     num_redelivered: int
     num_waiting: int  # pull requests; 0 means that nobody is asking for events
+    ack_floor: int = 0  # up to this sequence of the stream all of its events are acknowledged
 
     @property
     def lag(self) -> int:
@@ -100,6 +104,39 @@ class Inspection:
             retention=config.get("retention"),
             replicas=config.get("num_replicas"),
         )
+
+    async def stream_problem(self) -> str | None:
+        """Say what the stream lacks for this service to work, None when it lacks nothing.
+
+        Asks for no more than a service may that binds only.
+        """
+        name = self._config.stream
+        stream = await self._api.stream(name)
+        if stream is None:
+            return f"stream {name} does not exist"
+        subjects = stream.get("subjects") or []
+        lacking = [subject for subject in self._topology.needed if not covered(subjects, subject)]
+        if lacking:
+            return f"stream {name} lacks {', '.join(lacking)}"
+        return stream_fault(self._config, stream)
+
+    async def account(self) -> Json:
+        """Return JetStream's answer about this user's account: what it uses, and its limits."""
+        return await self._api.account()
+
+    async def oldest(self, consumer: ConsumerState) -> datetime | None:
+        """When the oldest event was stored that `consumer` has not acknowledged.
+
+        It takes the right to read the stream's messages. None where nothing waits, and where the
+        consumer has no filter, or several.
+        """
+        subject = consumer.filter_subject
+        if not consumer.lag or subject is None or ", " in subject:
+            return None
+        message = await self._api.next_message(
+            self._config.stream, subject, after=consumer.ack_floor
+        )
+        return datetime.fromisoformat(message["time"]) if message is not None else None
 
     async def rtt(self) -> float:
         """Return the seconds that a question to JetStream and its answer took."""
@@ -180,6 +217,7 @@ class Inspection:
             num_ack_pending=info["num_ack_pending"],
             num_redelivered=info["num_redelivered"],
             num_waiting=info["num_waiting"],
+            ack_floor=info["ack_floor"]["stream_seq"],
         )
 
 

@@ -103,18 +103,20 @@ _PG_BOUND = text(f"""
            set_config('random_page_cost', '1', true),
            ({PAUSED_SINCE}) AS since""").columns(since=UTCDateTime())
 
+# One statement, since an idle relay asks every second: it always answers with a row, and with
+# one that has no id when nothing is ready or the relays are paused.
 _SQLITE_ROWS = text(f"""
-    SELECT * FROM (
-      SELECT {_COLUMNS} FROM jetstream_outbox_events e
-       WHERE e.lane = 0 AND e.retry_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now')
-       ORDER BY e.retry_at LIMIT :limit)
-     UNION ALL
-    SELECT * FROM (
-      SELECT {_COLUMNS} FROM jetstream_outbox_events e
-       WHERE e.lane = 0 AND e.status = 'pending' AND NOT e.held
-       ORDER BY e.id LIMIT :limit)""").columns(**_TYPES)
-
-_SQLITE_PAUSED = text(PAUSED_SINCE).columns(since=UTCDateTime())
+    SELECT pause.since, ready.* FROM (SELECT ({PAUSED_SINCE}) AS since) AS pause LEFT JOIN (
+      SELECT * FROM (
+        SELECT {_COLUMNS} FROM jetstream_outbox_events e
+         WHERE e.lane = 0 AND e.retry_at <= strftime('%Y-%m-%d %H:%M:%f000', 'now')
+         ORDER BY e.retry_at LIMIT :limit)
+       UNION ALL
+      SELECT * FROM (
+        SELECT {_COLUMNS} FROM jetstream_outbox_events e
+         WHERE e.lane = 0 AND e.status = 'pending' AND NOT e.held
+         ORDER BY e.id LIMIT :limit)) AS ready
+    ON pause.since IS NULL""").columns(since=UTCDateTime(), **_TYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class SqliteLanes:
         self._engine = engine
         # Looking for work must not take the write lock; engines that always take it when a
         # transaction begins know this option, others ignore it.
-        self._reader = engine.execution_options(sqlite_begin="DEFERRED")
+        self._reader = engine.execution_options(sqlite_begin="AUTOCOMMIT")
         self._lease = LeaseHolder(engine, "outbox-relay")
         self._renewed = -RENEW_SECONDS
 
@@ -186,11 +188,11 @@ class SqliteLanes:
     async def claim(self, limit: int) -> AsyncIterator[Claim]:
         """Yield the oldest ready rows, or none while another process is the relay."""
         async with self._reader.connect() as connection:
-            since = (await connection.execute(_SQLITE_PAUSED)).scalar()
-            rows: Sequence[Row[Any]] = []
-            if since is None:
-                rows = (await connection.execute(_SQLITE_ROWS, {"limit": limit})).all()
-        yield _SqliteClaim(self._engine, rows if rows and await self._is_ours() else [], since)
+            found = (await connection.execute(_SQLITE_ROWS, {"limit": limit})).all()
+        rows = [row for row in found if row.id is not None]
+        if rows and not await self._is_ours():
+            rows = []
+        yield _SqliteClaim(self._engine, rows, found[0].since)
 
     async def _is_ours(self) -> bool:
         """Renew early enough that the lease outlasts the publishing of one claim."""

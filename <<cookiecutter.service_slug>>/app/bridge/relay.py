@@ -28,8 +28,10 @@ from .errors import BridgeError
 from .lanes import Lanes
 from .metrics import publish_metrics
 from .outbox_maintenance import OutboxMaintenance
+from .publish_lines import fields, log_sent
 from .retry import Backoff
 from .settlement import Failure, Retry, Settlement
+from .spans import record_published
 from .tasks import happens
 
 logger = logging.getLogger(__name__)
@@ -155,6 +157,8 @@ class Relay:
             faults = self._judge(chains, settlement)
             await claim.settle(settlement)
         self._measure(chains, settlement)
+        record_published(message for messages, _ in chains for message in messages)
+        log_sent(pair for chain in chains for pair in zip(*chain, strict=True))
         await self._after(faults)
         return (
             len(settlement.sent)
@@ -248,14 +252,15 @@ class Relay:
     def _count_attempt(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
         attempts = row.attempts + 1
         error = message.error or "refused"
-        log = {"event_id": row.event_id, "subject": row.subject, "attempts": attempts}
         if attempts >= self._settings.max_attempts:
             settlement.failures.append(Failure(row.id, attempts, error))
             settlement.released.add(row.resource)
+            log = fields(message, row, "failed") | {"attempts": attempts}
             logger.error("event failed: %s", error, extra=log)
         else:
             delay = self._settings.backoff.delay(attempts)
             settlement.retries.append(Retry(row.id, attempts, error, delay))
+            log = fields(message, row, "refused") | {"attempts": attempts}
             logger.warning("event refused, again in %.1f s: %s", delay, error, extra=log)
 
     async def _after(self, faults: _Faults) -> None:

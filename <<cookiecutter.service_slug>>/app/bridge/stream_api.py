@@ -44,6 +44,10 @@ class StreamApi:
         self._connection = connection
         self._limit = limit
 
+    async def account(self) -> Json:
+        """Return what this user's account has and may have."""
+        return await self._call("INFO")
+
     async def stream(self, name: str) -> Json | None:
         """Return the configuration of a stream, None if there is no such stream."""
         try:

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from app import scaffold
+from app.commands.groups import group
 from app.commands.output import AsJson, Status, answer, fail
 from app.settings import ROOT
 
-commands = typer.Typer(
-    help="Write the first version of a handler or of an event, with its test.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+commands = group(
+    "Write the first version of a handler or of an event, with its test.",
+    example="python -m app.cli new consumer invoice.paid",
 )
 
 EventType = Annotated[

@@ -12,11 +12,12 @@ import typer
 
 from app.bridge.errors import InvalidSubjectError, RegistrationError
 from app.bridge.permissions import permissions
+from app.commands.groups import single
 from app.commands.output import AsJson, Status, answer, fail
 from app.consumers import load_consumers
 from app.settings import load_settings
 
-EPILOG = "Example: python -m app.cli permissions --restricted > orders.conf"
+commands = single()
 
 Restricted = Annotated[
     bool | None,
@@ -40,6 +41,7 @@ Destinations = Annotated[
 ]
 
 
+@commands.command(epilog="Example: python -m app.cli permissions --restricted > orders.conf")
 def command(
     restricted: Restricted = None,
     admin: Admin = False,

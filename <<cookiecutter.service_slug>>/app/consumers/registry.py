@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.bridge import Consumers
-from app.bridge.middleware import Metrics, Tracing
+from app.bridge.middleware import Logging, Metrics, Tracing
 
 consumers = Consumers()
-consumers.use(Tracing(), Metrics())
+consumers.use(Tracing(), Metrics(), Logging())

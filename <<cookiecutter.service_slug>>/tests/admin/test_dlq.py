@@ -162,7 +162,7 @@ async def test_a_replayed_letter_is_handled_and_gone(
     assert (line["action"], line["sequence"]) == ("dlq.replay", sequence)
 
 
-@pytest.mark.parametrize("wait", ["0s", "10m"])
+@pytest.mark.parametrize("wait", ["0s", "130s"])
 async def test_a_replay_whose_letter_was_not_removed_takes_effect_once(
     admin: httpx.AsyncClient,
     dead: Dead,

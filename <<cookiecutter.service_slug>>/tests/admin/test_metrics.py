@@ -89,6 +89,37 @@ async def test_scraping_costs_one_statement_in_five_seconds_however_often(
     assert len(queries()) == 2
 
 
+async def test_readiness_is_exported_and_costs_no_more_than_the_probes_already_did(
+    app: FastAPI, admin: httpx.AsyncClient, mock_nats: MockServer, clock: VirtualClock
+) -> None:
+    database: Database = app.state.database
+    await clock.advance("6s")
+    seen = statements(database.reading)
+
+    def asked() -> int:
+        return len([statement for statement in seen if statement == "SELECT 1"])
+
+    assert (await admin.get("/readyz")).status_code == 200
+    for _ in range(20):
+        assert set((await _ready(admin)).values()) == {1}
+    assert asked() == 1, "the probe's question"
+    assert set(await _ready(admin)) == {"database", "migrations", "nats", "stream", "relay"}
+
+    mock_nats.stop()
+    await clock.advance("6s")
+    ready = await _ready(admin)
+    assert ready["database"] == 1
+    assert (ready["nats"], ready["stream"], ready["relay"]) == (0, 0, 0)
+    assert asked() == 2
+    assert sample("bridge_info", app="orders", env="test") == 1
+
+
+async def _ready(client: httpx.AsyncClient) -> dict[str, float]:
+    text = (await client.get("/metrics")).text
+    found = re.findall(r'^bridge_ready\{check="(\w+)"\} (\S+)$', text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
 async def test_what_cannot_be_read_is_no_number(
     admin: httpx.AsyncClient, mock_nats: MockServer, database: Database, clock: VirtualClock
 ) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Row, event, insert, text
+import sqlalchemy
+from sqlalchemy import Connection, Row, event, insert, make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -47,12 +51,39 @@ async def database(url: str) -> AsyncIterator[tuple[AsyncEngine, Sessions]]:
     """Yield an engine on a database with the bridge's tables, and a session factory."""
     engine = create_engine(url, pool_size=20)
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(SQLModel.metadata.create_all, tables=BRIDGE_TABLES)
-            await connection.execute(insert(OutboxLane), [{"lane": n} for n in range(LANES)])
+        if engine.dialect.name == "sqlite":
+            _copy_tables(url)
+        else:
+            async with engine.begin() as connection:
+                await connection.run_sync(_make_tables)
         yield engine, async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
     finally:
         await engine.dispose()
+
+
+def _make_tables(connection: Connection) -> None:
+    SQLModel.metadata.create_all(connection, tables=BRIDGE_TABLES)
+    connection.execute(insert(OutboxLane), [{"lane": n} for n in range(LANES)])
+
+
+def _copy_tables(url: str) -> None:
+    path = make_url(url).database
+    assert path is not None
+    Path(path).write_bytes(_sqlite_file())
+
+
+@functools.cache
+def _sqlite_file() -> bytes:
+    """An SQLite database with the bridge's tables, made once for all tests of this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "bridge.sqlite3")
+        engine = sqlalchemy.create_engine(f"sqlite:///{path}")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            _make_tables(connection)
+            connection.commit()
+        engine.dispose()
+        return path.read_bytes()
 
 
 async def rows(

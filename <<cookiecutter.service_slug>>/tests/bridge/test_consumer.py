@@ -683,6 +683,29 @@ async def test_further_sources_have_a_durable_of_their_own(service: Service) -> 
     assert sorted(seen) == [("orders", "a"), ("shipping", "b")]
 
 
+async def test_one_id_from_two_sources_is_two_events_each_handled_once(service: Service) -> None:
+    consumers = recording()
+
+    @consumers.on("*", source="shipping")
+    async def further(event: Event[Change], session: AsyncSession) -> None:
+        await insert(session, event.payload.n)
+
+    async with service.working(consumers):
+        for _ in range(2):
+            await service.send(envelope("a", n=1))
+            await service.send(envelope("a", n=2), subject="test.shipping.sync.billing")
+        await eventually(service.is_empty)
+    assert sorted(await service.effects()) == [1, 2]
+    found = await rows(
+        service.engine, "SELECT consumer, event_id, status FROM jetstream_inbox_events"
+    )
+    assert {tuple(row) for row in found} == {
+        (DURABLE, "a", "processed"),
+        (f"{DURABLE}-shipping", "a", "processed"),
+    }
+    assert await service.dead_letters() == []
+
+
 async def test_a_failure_that_cannot_be_recorded_is_tried_again_all_the_same(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

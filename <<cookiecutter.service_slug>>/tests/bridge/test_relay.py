@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -186,8 +187,9 @@ async def test_several_relays_share_the_lanes_and_keep_the_order(
 
 
 async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_on(
-    database_url: str, broker: Broker
+    database_url: str, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "app.bridge")
     await create_stream(broker, max_msg_size=1000)
     async with database(database_url) as (engine, sessions):
         large = envelope("large", resource="1", note="x" * 2000)
@@ -217,6 +219,19 @@ async def test_a_refused_event_is_tried_again_then_fails_and_its_resource_goes_o
         assert "10054" in failed.last_error
         followers = [i for i in await ids(broker) if i.startswith("e")]
         assert followers == ["e0", "e1", "e2", "e3", "e4"]
+    lines = [record.__dict__ for record in caplog.records if hasattr(record, "outcome")]
+    fates = [(line["event_id"], line["outcome"], line["levelname"]) for line in lines]
+    assert sorted(fates) == sorted(
+        [
+            *[("large", "refused", "WARNING")] * 2,
+            ("large", "failed", "ERROR"),
+            *((i, "published", "DEBUG") for i in (*followers, "other")),
+        ]
+    )
+    [line] = [line for line in lines if line["event_id"] == "other"]
+    told = [line[name] for name in ("event_type", "resource", "trace_id")]
+    assert told == ["order.changed", "order:2", "t"] and line["milliseconds"] >= 0
+    assert "xxx" not in str(lines)
 
 
 async def create_stream(broker: Broker, **changes: Any) -> None:

@@ -379,7 +379,7 @@ async def test_a_lost_dead_letter_is_written_again(
     mock_nats.faults.lose_publish(DEAD)
     first = await deliver("order.placed", {"id": 1})
     assert first.outcome is Outcome.RETRIED, "nothing was acknowledged"
-    await clock.advance("5m")
+    await clock.advance("2m")
     assert [letter.payload for letter in published.dead_letters] == [{"id": 1}]
     assert mock_nats.answers[-1].word == "+ACK"
 
@@ -394,7 +394,7 @@ async def test_a_dead_letter_whose_ack_was_lost_is_in_the_stream_once(
     handler.error = Unrecoverable("never")
     mock_nats.faults.lose_ack(DEAD)
     await deliver("order.placed", {"id": 1})
-    await clock.advance("5m")
+    await clock.advance("2m")
     assert len(published.dead_letters) == 1
     assert mock_nats.answers[-1].word == "+ACK"
 
@@ -433,7 +433,7 @@ async def test_events_of_one_resource_stay_in_order_while_one_is_retried(
     assert set(handler.seen) == {0}
     handler.error = None
     handler.seen.clear()
-    await clock.advance("5m")
+    await clock.advance("2m")
     assert handler.seen == [0, 1, 2]
 
 
@@ -477,7 +477,7 @@ async def test_an_api_that_gives_no_answer_for_a_while(
 
 
 async def test_no_task_dies_while_nothing_happens(ready: Bridge, clock: VirtualClock) -> None:
-    await clock.advance("10m")
+    await clock.advance("3m")
     assert ready.failures() == []
     assert all(check.ok for check in ready.checks().values())
     assert ready.connection.generation == 1

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from app.bridge import Consumers, Event
+from app.bridge.testing import MockServer
+from app.commands import service as service_of_commands
 from app.database import Database, open_database
 from app.main import create_app
 from app.schema import migrate
 from app.settings import Settings, read_settings
+from tests.service.commanding import Commands
 
 # Nobody listens there, so the bridge waits for NATS as long as a test runs.
 NOWHERE = "nats://127.0.0.1:1"
@@ -82,3 +88,28 @@ def app(migrated_url: str, make_settings: MakeSettings) -> FastAPI:
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(app) as client:
         yield client
+
+
+@pytest.fixture
+def commands(migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """The commands of a service with one handler, an empty database and an empty NATS."""
+    consumers = Consumers()
+
+    @consumers.on("order.placed")
+    async def handle(event: Event[dict[str, object]]) -> None: ...
+
+    database, server = tmp_path / "service.sqlite3", MockServer()
+    shutil.copyfile(migrated_file, database)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(service_of_commands, "load_consumers", lambda: consumers)
+    monkeypatch.setattr(service_of_commands, "GuardedClient", server.client)
+    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda _settings: None)
+    for name, value in {
+        "APP_NAME": "orders",
+        "DESTINATION_APP": "billing",
+        "NATS_ENV": "test",
+        "NATS_URLS": server.url,
+        "DATABASE_URL": f"sqlite+aiosqlite:///{database}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    return Commands(server, database)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from app.bridge import Consumers, Event
 from app.cli import cli
-from app.commands import topology
+from app.commands import service as service_of_commands
 from tests.servers import NatsServer
 
 STREAM = "test-jetstream-bridge-stream"
@@ -26,7 +26,8 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     @consumers.on("invoice.paid", source="audit")
     async def handle(event: Event[dict[str, object]]) -> None: ...
 
-    monkeypatch.setattr(topology, "load_consumers", lambda: consumers)
+    monkeypatch.setattr(service_of_commands, "load_consumers", lambda: consumers)
+    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda _settings: None)
     monkeypatch.chdir(tmp_path)
     for name, value in {
         "APP_NAME": "orders",
@@ -133,7 +134,7 @@ def test_a_stream_that_takes_nothing_is_a_failure(server: NatsServer) -> None:
 def test_a_server_that_is_away_is_a_failure_within_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(topology, "_CONNECT_LIMIT", 0.3)
+    monkeypatch.setattr(service_of_commands, "CONNECT_WITHIN", 0.3)
     monkeypatch.setenv("NATS_URLS", "nats://user:hidden@127.0.0.1:1")
     result = run("plan")
     assert result.exit_code == 1

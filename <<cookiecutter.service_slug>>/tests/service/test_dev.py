@@ -134,6 +134,7 @@ async def test_a_signal_during_the_start_stops_it(run: _Run) -> None:
     assert "Traceback" not in run.text
 
 
+@pytest.mark.real
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]

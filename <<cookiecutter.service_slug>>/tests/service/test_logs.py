@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,10 +11,15 @@ import pytest
 
 from app.settings import ROOT
 
+# Logging is a process's: each test configures one of its own.
+pytestmark = pytest.mark.real
+
+_MOMENT = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"
 _PROGRAM = """
 import logging, structlog
 from app.logs import configure_logging
 configure_logging({level!r}, {log_format!r})
+structlog.contextvars.bind_contextvars(trace_id="t1")
 structlog.get_logger("ours").info("customer created", name="Zoë")
 logging.getLogger("uvicorn.error").warning("low on %s", "disk", extra={{"color_message": "x"}})
 logging.getLogger("library").info("connected", extra={{"host": "nats"}})
@@ -49,7 +55,8 @@ def test_lines_are_json_for_everybody_who_is_not_at_a_terminal(log_format: str |
     ]
     assert [line["level"] for line in lines] == ["info", "warning", "info", "error"]
     assert [line["logger"] for line in lines] == ["ours", "uvicorn.error", "library", "library"]
-    assert all(line["timestamp"].endswith("Z") for line in lines)
+    assert all(re.fullmatch(_MOMENT, line["timestamp"]) for line in lines)
+    assert all(line["trace_id"] == "t1" for line in lines)
     assert (lines[0]["name"], lines[2]["host"]) == ("Zoë", "nats")
     assert "color_message" not in lines[1]
     assert "ValueError: broken" in lines[3]["exception"]

@@ -112,6 +112,7 @@ async def test_a_newer_release_may_have_migrated_already(migrated_url: str) -> N
         assert await pending_migrations(engine) == []
 
 
+@pytest.mark.real
 async def test_processes_that_migrate_at_once_wait_for_each_other(database_url: str) -> None:
     loop = asyncio.get_running_loop()
     with concurrent.futures.ProcessPoolExecutor(

@@ -1,16 +1,19 @@
 """The API keeps what its OpenAPI document promises, whatever it is asked.
 
 Schemathesis makes the requests, good and bad ones, from the document alone, the same in every run.
-The service is whole: database, relay, and JetStream (the mock), behind a real HTTP server.
+The service is whole: database, relay and JetStream, behind a real HTTP server; once on SQLite and
+the mock, once on PostgreSQL and nats-server, which refuse other things.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,18 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, settings
 from schemathesis.config import GenerationConfig, ProjectConfig, ProjectsConfig
 
+from app.bridge import ClientFactory, GuardedClient
 from app.bridge.testing import MockServer
 from app.main import create_app
+from app.schema import migrate
 from app.settings import Settings, read_settings
 from tests.conftest import ADMIN_TOKEN as TOKEN
-from tests.servers import wait_until
+from tests.servers import NatsServer, PostgresServer, wait_until
 
-EXAMPLES = 20  # for each route, besides those at the edges of what the document allows
+# Random ones for each route, besides those at the edges of what the document allows, which find
+# most. `make search` makes many more.
+SEARCHING = os.environ.get("HYPOTHESIS_PROFILE") == "search"
+EXAMPLES = 500 if SEARCHING else 5
 
 # The rights of strangers, tests of methods that do not exist and the like are checks too: all run.
 schema = schemathesis.openapi.from_dict(
@@ -47,7 +55,7 @@ schema = schemathesis.openapi.from_dict(
             default=ProjectConfig(
                 generation=GenerationConfig(
                     max_examples=EXAMPLES,
-                    deterministic=True,
+                    deterministic=not SEARCHING,
                     no_shrink=True,
                     with_security_parameters=False,  # each case is sent with the token
                 )
@@ -81,26 +89,49 @@ class Serving(threading.Thread):
         assert not self.is_alive()
 
 
-@pytest.fixture(scope="module")
-def url(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path = tmp_path_factory.mktemp("openapi") / "service.sqlite3"
-    shutil.copyfile(migrated_file, path)
-    nats = MockServer()
+@contextmanager
+def serving(database_url: str, nats_url: str, make_client: ClientFactory) -> Iterator[str]:
     values: dict[str, Any] = {
         "app_name": "orders",
         "destination_app": "billing",
-        "database_url": f"sqlite+aiosqlite:///{path}",
-        "nats_urls": nats.url,
+        "database_url": database_url,
+        "nats_urls": nats_url,
         "admin_token": TOKEN,
     }
     configured: Settings = read_settings(**values, _env_file=None)
-    serving = Serving(create_app(configured, make_client=nats.client))
-    serving.start()
+    server = Serving(create_app(configured, make_client=make_client))
+    server.start()
     wait_until(
-        lambda: httpx.get(f"{serving.url}/readyz").status_code == 200, limit=10, what="readiness"
+        lambda: httpx.get(f"{server.url}/readyz").status_code == 200, limit=20, what="readiness"
     )
-    yield serving.url
-    serving.stop()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="module", params=["mock", pytest.param("real", marks=pytest.mark.real)])
+def url(request: pytest.FixtureRequest) -> str:
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+@pytest.fixture(scope="module")
+def mock_url(migrated_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("openapi") / "service.sqlite3"
+    shutil.copyfile(migrated_file, path)
+    nats = MockServer()
+    with serving(f"sqlite+aiosqlite:///{path}", nats.url, nats.client) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def real_url(postgres: PostgresServer) -> Iterator[str]:
+    if not postgres.is_running:  # a test of crashes left it down
+        postgres.start()
+    database_url = postgres.create_database()
+    migrate(database_url)
+    with NatsServer() as nats, serving(database_url, nats.url, GuardedClient) as url:
+        yield url
+    postgres.drop_database(database_url)
 
 
 @schema.parametrize()

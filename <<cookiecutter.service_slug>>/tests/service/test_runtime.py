@@ -53,6 +53,7 @@ async def _break(make_settings: MakeSettings, url: str) -> None:
         raise RuntimeError("broken")
 
 
+@pytest.mark.real
 def test_a_process_whose_loop_is_blocked_is_ended_with_a_traceback() -> None:
     program = (
         "import time\n"

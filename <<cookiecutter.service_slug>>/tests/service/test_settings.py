@@ -343,6 +343,7 @@ def test_everything_the_bridge_needs_reaches_it(make_settings: MakeSettings) -> 
     assert (config.unhandled, config.future_schema) == ("dead_letter", "dead_letter")
 
 
+@pytest.mark.real
 def test_bad_settings_stop_the_process_with_status_2_and_one_line_each(tmp_path: Path) -> None:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),

@@ -22,7 +22,7 @@ from tests.service.conftest import NOWHERE
 from tests.waiting import eventually
 
 # Processes start and stop; a busy machine needs longer than usual for it.
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

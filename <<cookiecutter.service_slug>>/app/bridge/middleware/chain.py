@@ -83,6 +83,11 @@ class Middlewares:
         self._chains: dict[Handler, Chain | None] = {}
         self._observers: dict[Handler | None, tuple[Observer, ...]] = {}
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The global ones, in order."""
+        return self._parts
+
     def use(self, *parts: Part) -> None:
         self._parts += checked_parts(parts)
         self._chains.clear()

@@ -8,14 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from opentelemetry import context as contexts
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from ..envelope import GEM_ID_HEADER
 from ..event import Event
+from ..spans import TRACER, context_of
 from .chain import CallNext
-
-_NOBODYS = contexts.Context()
 
 
 class Tracing:
@@ -26,15 +24,10 @@ class Tracing:
     """
 
     def __init__(self) -> None:
-        self._tracer = trace.get_tracer("app.bridge")
+        self._tracer = trace.get_tracer(TRACER)
 
     async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
-        carrier = {
-            name: value
-            for key, value in event.metadata.headers.items()
-            if (name := key.lower()) != GEM_ID_HEADER
-        }
-        parent = propagate.extract(carrier, _NOBODYS) if carrier else _NOBODYS
+        parent = context_of(event.metadata.headers)
         span = self._tracer.start_span(
             f"handle {event.type}", context=parent, kind=trace.SpanKind.CONSUMER
         )
