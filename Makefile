@@ -3,6 +3,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PLAYWRIGHT := $(VENV)/.playwright
 
 # The first of these that is new enough. Another one: make setup PYTHON=/path/to/python
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -10,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test demo bench docs lint format
+.PHONY: help setup test test-browser demo bench docs lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -39,6 +40,19 @@ missing:
 
 test: setup ## Run every test, those of generated services included
 	@$(BIN)/python -m pytest
+
+test-browser: setup $(PLAYWRIGHT) ## Work at the template's console in a Chromium of this machine
+	@cd '<<cookiecutter.service_slug>>' && ../$(BIN)/python -m pytest -m browser tests/browser
+
+# It brings no browser: that is the machine's own, and CHROMIUM=/path/to/it names another one.
+$(PLAYWRIGHT): pyproject.toml | setup
+	@echo "Adding Playwright to $(VENV)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --editable '.[browser]'; \
+	else \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'; \
+	fi
+	@touch $@
 
 demo: setup ## Generate two services and watch their events cross (KEEP=1 leaves them running)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)

@@ -33,7 +33,16 @@ PARTS: tuple[tuple[str, str | bool, str], ...] = (
     ("license", "Proprietary", "_license_proprietary"),
 )
 
-CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis"})
+CACHES = frozenset(
+    {
+        "__pycache__",
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".hypothesis",
+        ".screenshots",
+    }
+)
 KEPT = frozenset({".git", ".venv"})  # of the user, when a service is baked over itself
 GIT_TIMEOUT = 10.0  # seconds
 

@@ -82,6 +82,7 @@ def check(service: Path, answers: Answers) -> None:
         assert text.endswith("\n") or not text, path
     check_identity(service, answers)
     check_python(service, include_example=answers["include_example"] is True)
+    check_assets(service)
     check_parts(service, answers)
 
 
@@ -118,6 +119,16 @@ def check_python(service: Path, *, include_example: bool) -> None:
     assert found == expected(include_example)
     for name in found:
         assert (service / name).read_bytes() == source_of(service, name).read_bytes(), name
+
+
+def check_assets(service: Path) -> None:
+    """Pages, styles and scripts have braces of their own: nobody renders them."""
+    kinds = {".html", ".css", ".js", ".svg"}
+    found = [path for path in files(service) if path.suffix in kinds]
+    assert {path.suffix for path in found} == kinds
+    for path in found:
+        name = str(path.relative_to(service))
+        assert path.read_bytes() == source_of(service, name).read_bytes(), name
 
 
 def check_parts(service: Path, answers: Answers) -> None:

@@ -2,6 +2,9 @@
 
 The gate stands before routing, so that not even a body is read, and an unknown path tells no
 more than a known one. The token is compared in constant time.
+
+The console's pages are the exception: its `Door` asks for a session there, and a session opens
+nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.console.door import Door, closed_page, wants_page
+from app.console.places import path_of
 from app.problems import problem
 
 PREFIX = "/admin"
@@ -23,8 +28,9 @@ _PASSED = "app.admin_gate.passed"  # in the scope of a request that was let in
 class AdminGate:
     """Lets requests under `/admin` pass that carry `Authorization: Bearer <ADMIN_TOKEN>`."""
 
-    def __init__(self, app: ASGIApp, *, token: SecretStr | None) -> None:
+    def __init__(self, app: ASGIApp, *, token: SecretStr | None, door: Door | None = None) -> None:
         self._app = app
+        self._door = door
         self._token = token.get_secret_value().encode() if token is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -32,7 +38,10 @@ class AdminGate:
             await self._app(scope, receive, send)
         elif self._token is None:
             detail = "Administration is switched off; set ADMIN_TOKEN to switch it on."
-            await problem(403, detail)(scope, receive, send)
+            answer = closed_page() if wants_page(scope) else problem(403, detail)
+            await answer(scope, receive, send)
+        elif self._door is not None and self._door.is_here(scope):
+            await (self._door.answer(scope) or self._app)(scope, receive, send)
         elif not self._is_right(Headers(scope=scope).get("authorization", "")):
             answer = problem(
                 401,
@@ -52,16 +61,12 @@ class AdminGate:
         return secrets.compare_digest(sent, self._token) and scheme.lower() == "bearer"
 
 
-def require_passed(request: Request) -> None:
+async def require_passed(request: Request) -> None:
     """Refuse a request that reached a route without having been let in: a fault of ours."""
     if not request.scope.get(_PASSED, False):
         raise HTTPException(403, "The request did not come through the gate.")
 
 
 def _is_guarded(scope: Scope) -> bool:
-    """Look at the path as the router does, without what a proxy puts before it."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    if root and path.startswith(root):
-        path = path[len(root) :]
+    path = path_of(scope)
     return path == PREFIX or path.startswith(f"{PREFIX}/")

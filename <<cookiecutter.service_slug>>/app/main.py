@@ -14,6 +14,10 @@ from fastapi import FastAPI
 from app import problems, telemetry
 from app.admin_gate import AdminGate
 from app.bridge import ClientFactory, GuardedClient
+from app.console.door import Door, sessions_for
+from app.console.guesses import Guesses
+from app.console.pages import router as console
+from app.console.readings import Readings
 from app.consumers import load_consumers
 from app.logs import configure_logging
 from app.request_trace import RequestTrace
@@ -32,7 +36,9 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
             settings, relay=relay, handlers=load_consumers(), make_client=make_client
         ) as runtime:
             runtime.attach(app)
-            yield
+            async with Readings(runtime.bridge, runtime.database.reading) as readings:
+                app.state.readings = readings
+                yield
 
     app = FastAPI(
         title=settings.service_name,
@@ -41,9 +47,14 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
         telemetry=telemetry.FASTAPI,
     )
     problems.install(app)
-    app.add_middleware(AdminGate, token=settings.admin_token)
+    sessions = sessions_for(settings.admin_token, settings.app_name)
+    app.state.console_sessions = sessions
+    app.state.console_guesses = Guesses()
+    app.add_middleware(
+        AdminGate, token=settings.admin_token, door=Door(sessions) if sessions else None
+    )
     app.add_middleware(RequestTrace)
-    for router in routers():
+    for router in (*routers(), console):
         app.include_router(router)
     return app
 

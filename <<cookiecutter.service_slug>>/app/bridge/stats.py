@@ -44,6 +44,14 @@ class InboxStats:
     dead_lettered: int
 
 
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What moves. Two of these tell how many rows were written between them."""
+
+    newest: int  # key of the youngest outbox row; 0 when there is none
+    handled: int  # events whose handling ended in the last `within` seconds
+
+
 # The oldest of the ready rows is the first of a lane; the oldest of the others is one that waits
 # for its own next try, since what waits behind it is younger. Rows that another program marks as
 # `publishing` are not sent.
@@ -81,6 +89,22 @@ _COUNT_INBOX = text("""
      UNION ALL
     SELECT 'total', count(*) FROM jetstream_inbox_events""")
 
+# Both are read from the end of an index, whatever the tables' size. PostgreSQL compares an index
+# with a moment that stands still during the statement; clock_timestamp() does not.
+_FLOW = """
+    SELECT coalesce((SELECT max(id) FROM jetstream_outbox_events), 0) AS newest,
+           (SELECT count(*) FROM (SELECT 1 AS one FROM jetstream_inbox_events
+                                   WHERE processed_at > {since} LIMIT :most) h) AS handled"""
+_COUNT_FLOW = {
+    "postgresql": text(
+        _FLOW.format(since="statement_timestamp() - make_interval(secs => :within)")
+    ),
+    "sqlite": text(
+        _FLOW.format(since="strftime('%Y-%m-%d %H:%M:%f000', 'now', '-' || :within || ' seconds')")
+    ),
+}
+_MOST_HANDLED = 200_000  # counted at once
+
 # The planner would rather read the table where most of it is counted; an index is a tenth of it.
 _PG_BY_INDEX = text("SELECT set_config('enable_seqscan', 'off', true)")
 
@@ -98,6 +122,13 @@ async def outbox_stats(engine: AsyncEngine) -> OutboxStats:
     return OutboxStats(row["pending"], row["failed"], _oldest(row), sent)
 
 
+async def flow(engine: AsyncEngine, *, within: float) -> Flow:
+    """Look at what moved lately: cheap enough to be asked every few seconds."""
+    statement = _COUNT_FLOW[engine.dialect.name]
+    [row] = await _read(engine, statement, within=within, most=_MOST_HANDLED)
+    return Flow(row["newest"], row["handled"])
+
+
 async def inbox_stats(engine: AsyncEngine) -> InboxStats:
     """Count the whole inbox."""
     found = {row["status"]: row["number"] for row in await _read(engine, _COUNT_INBOX)}
@@ -106,15 +137,19 @@ async def inbox_stats(engine: AsyncEngine) -> InboxStats:
     return InboxStats(**numbers | {"processed": total - sum(found.values())})
 
 
-async def _read(engine: AsyncEngine, statement: TextClause) -> list[Mapping[str, Any]]:
+async def _read(
+    engine: AsyncEngine, statement: TextClause, **parameters: object
+) -> list[Mapping[str, Any]]:
     # Looking must not take SQLite's write lock; other databases ignore the option.
     reader = engine.execution_options(sqlite_begin="DEFERRED")
     async with reader.begin() as connection:
         if engine.dialect.name == "postgresql":
             await connection.execute(_PG_BY_INDEX)
-        return [dict(row) for row in (await connection.execute(statement)).mappings()]
+        found = await connection.execute(statement, parameters)
+        return [dict(row) for row in found.mappings()]
 
 
 def _oldest(row: Mapping[str, Any]) -> float | None:
-    ages = [float(age) for age in (row["ready"], row["waiting"]) if age is not None]
+    # SQLite counts days in floating point, true to some 40 µs: a new row may seem to be from ahead.
+    ages = [max(0.0, float(age)) for age in (row["ready"], row["waiting"]) if age is not None]
     return max(ages, default=None)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from app.bridge import Consumers, Event, Unrecoverable
+from app.bridge import Bridge, Consumers, Event, Unrecoverable
 from app.bridge.testing import Deliver
 from app.database import Database
+from tests.admin.console import Person
 from tests.bridge.support import envelope
 from tests.conftest import ADMIN_TOKEN
+from tests.waiting import eventually
 
 TOKEN = ADMIN_TOKEN
 STREAM = "test-jetstream-bridge-stream"
@@ -55,6 +58,17 @@ def consumers(handler: Handler) -> Consumers:
         handler.seen.append(event.payload.id)
 
     return consumers
+
+
+@pytest.fixture
+async def person(client: httpx.AsyncClient, app: FastAPI) -> Person:
+    """Somebody who is logged in to the console of a service whose stream is there."""
+    bridge: Bridge = app.state.bridge
+    checks = bridge.checks
+    await eventually(lambda: all(check.ok for check in checks().values()), what="readiness")
+    person = Person(client)
+    await person.log_in()
+    return person
 
 
 class Outbox:

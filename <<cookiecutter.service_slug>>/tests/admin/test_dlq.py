@@ -7,6 +7,7 @@ import json
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
@@ -388,9 +389,13 @@ async def test_a_discarded_letter_is_gone(
 
 
 async def test_without_nats_the_answer_says_so(
-    admin: httpx.AsyncClient, mock_nats: MockServer
+    admin: httpx.AsyncClient, app: FastAPI, mock_nats: MockServer
 ) -> None:
     mock_nats.stop()
+    at_once = await admin.get("/admin/dlq")  # sent before the client knows of the loss
+    assert at_once.status_code == 503
+    assert "The connection was lost" in at_once.json()["detail"]
+    await eventually(lambda: not app.state.bridge.connection.connected)
 
     for answer in (
         await admin.get("/admin/dlq"),

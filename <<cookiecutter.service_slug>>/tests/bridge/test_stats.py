@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import event, text
@@ -11,8 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.bridge.settlement import Failure, Retry, Settlement
 from app.bridge.stats import (
     Backlog,
+    Flow,
     InboxStats,
     OutboxStats,
+    flow,
     inbox_stats,
     outbox_backlog,
     outbox_stats,
@@ -91,6 +95,19 @@ async def test_the_inbox_is_counted_by_status(database_url: str) -> None:
         )
 
 
+async def test_what_moved_lately_is_counted(database_url: str) -> None:
+    async with database(database_url) as (engine, _):
+        assert await flow(engine, within=10) == Flow(newest=0, handled=0)
+        await fill(engine, 3, resources=1)
+        for number, age in enumerate((1, 5, 30)):
+            await run(
+                engine,
+                "INSERT INTO jetstream_inbox_events (consumer, event_id, subject, status,"
+                f" processed_at) VALUES ('c', 'e{number}', 's', 'processed', {_ago(engine, age)})",
+            )
+        assert await flow(engine, within=10) == Flow(newest=(await ids(engine))["e2"], handled=2)
+
+
 async def test_counting_costs_one_query(database_url: str) -> None:
     async with database(database_url) as (engine, _):
         for count in (outbox_stats, outbox_backlog, inbox_stats):
@@ -133,6 +150,12 @@ async def test_counts_of_a_hundred_thousand_rows_are_read_from_indexes(postgres_
         inbox = await _plan(engine, inbox_stats)
         assert "Index Only Scan using ix_jetstream_inbox_events_unprocessed" in inbox, inbox
         assert "Seq Scan on jetstream_inbox_events" not in inbox, inbox
+        await run(engine, f"UPDATE jetstream_inbox_events SET processed_at = {_ago(engine, 60)}")
+        lately = await _plan(engine, partial(flow, within=10))
+        assert "Index Only Scan Backward using pk_jetstream_outbox_events" in lately, lately
+        assert "using ix_jetstream_inbox_events_processed_at" in lately, lately
+        assert "Index Cond: (processed_at > " in lately and "Filter" not in lately, lately
+        assert max(_rows(lately)) <= 1, lately
         stats = await outbox_stats(engine)
         assert (stats.pending, stats.failed, stats.sent) == (1000, 100, 98_900)
 
@@ -143,17 +166,17 @@ def _rows(plan: str) -> list[int]:
 
 async def _plan(engine: AsyncEngine, count: object) -> str:
     """Return the plan of the query that `count` asks, with what it really did."""
-    queries: list[str] = []
+    queries: list[tuple[str, Any]] = []
 
     @event.listens_for(engine.sync_engine, "before_cursor_execute")
-    def note(conn: object, cursor: object, statement: str, *_: object) -> None:
+    def note(conn: object, cursor: object, statement: str, values: object, *_: object) -> None:
         if "count(" in statement:
-            queries.append(statement)
+            queries.append((statement, values))
 
     await count(engine)  # type: ignore[operator]
     event.remove(engine.sync_engine, "before_cursor_execute", note)
-    [query] = queries
+    [(query, values)] = queries
     async with engine.connect() as connection:
         await connection.execute(text("SET enable_seqscan = off"))
-        found = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS off) {query}")
+        found = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, COSTS off) {query}", values)
         return "\n".join(row[0] for row in found)

@@ -65,6 +65,12 @@ schema = schemathesis.openapi.from_dict(
 )
 
 
+def test_the_console_is_no_part_of_it() -> None:
+    paths = schema.raw_schema["paths"]
+    assert "/admin/outbox" in paths
+    assert not [path for path in paths if path == "/admin" or path.startswith("/admin/console")]
+
+
 class Serving(threading.Thread):
     """The service on an event loop of its own: a request must not end on another one."""
 

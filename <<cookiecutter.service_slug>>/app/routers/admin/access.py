@@ -28,10 +28,17 @@ Sequence = Annotated[int, Path(ge=1, le=_MOST, description="Its place in the str
 RowKey = Annotated[int, Path(ge=1, le=_MOST)]
 
 
-def get_operations(request: Request) -> Operations:
+FAULTS = (BridgeError, NatsError, SQLAlchemyError, OSError, TimeoutError)
+
+
+def address_of(request: Request) -> str:
+    """Return where a request came from, as far as it is known."""
+    return request.client.host if request.client is not None else "unknown"
+
+
+async def get_operations(request: Request) -> Operations:
     state = request.app.state
-    client = request.client.host if request.client is not None else "unknown"
-    return Operations(state.bridge, state.database, by=f"api, {client}")
+    return Operations(state.bridge, state.database, by=f"api, {address_of(request)}")
 
 
 OperationsDep = Annotated[Operations, Depends(get_operations)]
@@ -46,13 +53,14 @@ class AdminRoute(StrictRoute):
         async def guarded(request: Request) -> Response:
             try:
                 return await handler(request)
-            except (BridgeError, NatsError, SQLAlchemyError, OSError, TimeoutError) as error:
-                raise _as_http(error) from error
+            except FAULTS as error:
+                raise as_http(error) from error
 
         return guarded
 
 
-def _as_http(error: Exception) -> HTTPException:
+def as_http(error: Exception) -> HTTPException:
+    """Return one of `FAULTS` as the answer that it is: its status, and a sentence."""
     if isinstance(error, NotFoundError):
         return HTTPException(404, _sentence(error))
     if isinstance(error, NotPossibleError | PublishRefusedError):
