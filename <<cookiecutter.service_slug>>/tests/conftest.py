@@ -7,6 +7,7 @@ with a database of its own and a clock that jumps.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.real)
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what is here to stay: a tenth of the suite's time went to it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

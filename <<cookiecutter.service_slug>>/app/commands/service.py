@@ -129,8 +129,17 @@ async def _opened(
     finally:
         bridge.acks.close()
         await bridge.connection.close(timeout=_CLOSE_WITHIN)
-        closing = asyncio.create_task(database.close())
+        closing = asyncio.create_task(_close(database))
         await asyncio.wait({closing}, timeout=_CLOSE_WITHIN)
+
+
+async def _close(database: Database) -> None:
+    await database.close()
+    # A connection that could not open its SQLite file ends its thread a moment later, and that
+    # thread's last word finds no event loop any more, which would be a traceback on the terminal.
+    for thread in threading.enumerate():
+        if "_connection_worker_thread" in thread.name:
+            await asyncio.to_thread(thread.join, _CLOSE_WITHIN)
 
 
 def user() -> str:

@@ -108,7 +108,7 @@ def serving(database_url: str, nats_url: str, make_client: ClientFactory) -> Ite
     server.stop()
 
 
-@pytest.fixture(scope="module", params=["mock", pytest.param("real", marks=pytest.mark.real)])
+@pytest.fixture(scope="module", params=["mock", "real"])
 def url(request: pytest.FixtureRequest) -> str:
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
