@@ -107,7 +107,10 @@ class Relay:
             await self._drain()
         finally:
             self._connection.remove_listener(self._on_connection)
-            await self._lanes.stop()
+            try:
+                await self._lanes.stop()
+            except (SQLAlchemyError, OSError, TimeoutError) as error:
+                logger.warning("the relay's lease ends by the clock: %s", type(error).__name__)
 
     async def _drain(self) -> None:
         idle = IDLE_MIN

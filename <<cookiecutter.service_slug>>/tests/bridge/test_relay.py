@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from nats.js.api import RawStreamMsg, StreamConfig
 from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.bridge import Bridge, BridgeConfig
@@ -89,6 +90,26 @@ async def test_rows_reach_the_stream_once_and_in_order_of_their_resource(
         await assert_in_order(broker, 600)
         [first, *_] = await stored(broker)
         assert first.headers == {"Nats-Msg-Id": json.loads(first.data or b"")["event_id"]}
+
+
+async def test_a_relay_ends_in_order_though_the_database_is_away(
+    database_url: str, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = False
+
+    async with database(database_url) as (engine, sessions):
+
+        @event.listens_for(engine.sync_engine, "before_cursor_execute")
+        def refuse(*_: object) -> None:
+            if away:
+                raise OperationalError("SELECT", {}, Exception("gone"))
+
+        async with relaying(config(broker.url), sessions, broker) as bridge:
+            await enqueue(engine, [{"event_id": "e1", "payload": envelope("e1")}], subject=SUBJECT)
+            await eventually(all_sent(engine, 1))
+            away = True
+        assert bridge.failures() == []
+        assert "died" not in caplog.text
 
 
 async def test_body_and_headers_travel_as_they_were_written(
