@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-browser demo bench docs lint format
+.PHONY: help setup test test-browser test-alerts demo bench docs lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -53,6 +53,11 @@ $(PLAYWRIGHT): pyproject.toml | setup
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'; \
 	fi
 	@touch $@
+
+test-alerts: setup ## Test the alerts with Prometheus' own promtool
+	@command -v promtool >/dev/null || { \
+		echo "promtool is needed, of Prometheus (Debian: apt-get install prometheus)" >&2; exit 1; }
+	@$(BIN)/python -m pytest tests/test_monitoring.py
 
 demo: setup ## Generate two services and watch their events cross (KEEP=1 leaves them running)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import make_url
 
 from app.bridge import Consumers, Event
 from app.bridge.testing import MockServer
@@ -54,9 +55,13 @@ def make_settings() -> MakeSettings:
 
 
 @pytest.fixture
-async def migrated_url(database_url: str) -> str:
+async def migrated_url(database_url: str, migrated_file: Path) -> str:
     """A database with its tables; a test that asks for it runs once for each kind."""
-    await asyncio.to_thread(migrate, database_url)
+    url = make_url(database_url)
+    if url.get_backend_name() == "sqlite" and url.database is not None:
+        await asyncio.to_thread(shutil.copyfile, migrated_file, url.database)
+    else:
+        await asyncio.to_thread(migrate, database_url)
     return database_url
 
 
