@@ -25,9 +25,9 @@ from app.bridge import Bridge, Consumers
 from app.bridge.testing import Deliver, MockServer, Published, VirtualClock
 from app.consumers import load_consumers
 from app.database import Database, open_database
-from app.main import create_app
 from app.schema import migrate
 from app.settings import Settings, read_settings
+from tests.apps import make_app
 from tests.servers import NatsServer, PostgresServer, postgres_server
 from tests.waiting import eventually
 
@@ -194,7 +194,7 @@ async def bridge(
 @pytest.fixture
 async def running_app(service_settings: Settings, mock_nats: MockServer) -> AsyncIterator[FastAPI]:
     """The service's API; its lifespan, which runs the relay, is under way."""
-    app = create_app(service_settings, make_client=mock_nats.client)
+    app = make_app(service_settings, make_client=mock_nats.client)
     async with app.router.lifespan_context(app):
         yield app
 

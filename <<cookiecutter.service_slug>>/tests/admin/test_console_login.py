@@ -16,10 +16,10 @@ from app.console.assets import ASSETS
 from app.console.pages import router as console
 from app.console.places import own_page
 from app.console.sessions import LIFETIME, Sessions
-from app.main import create_app
 from app.problems import MAX_BODY
 from app.settings import Settings
 from tests.admin.console import BASE, HTML, LOGIN, Page, Person
+from tests.apps import make_app
 from tests.conftest import ADMIN_TOKEN
 
 COOKIE = "orders-console"
@@ -245,7 +245,7 @@ async def test_without_a_token_a_person_reads_why(
     service_settings: Settings, mock_nats: MockServer
 ) -> None:
     settings = service_settings.model_copy(update={"admin_token": None})
-    app = create_app(settings, make_client=mock_nats.client)
+    app = make_app(settings, make_client=mock_nats.client)
     async with _browser(app) as client:
         for path in ("/admin", LOGIN, f"{BASE}/static/console.css", "/admin/outbox"):
             page = Page(await client.get(path))

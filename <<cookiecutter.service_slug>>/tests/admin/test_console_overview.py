@@ -12,10 +12,10 @@ from sqlalchemy import event
 
 from app.bridge import Bridge
 from app.bridge.testing import Deliver, MockServer, VirtualClock
-from app.main import create_app
 from app.settings import Settings
 from tests.admin.conftest import DEAD, INCOMING, STREAM, Dead, Outbox
 from tests.admin.console import BASE, Person
+from tests.apps import make_app
 from tests.waiting import eventually
 
 
@@ -195,7 +195,7 @@ async def test_what_is_switched_off_is_said_and_not_counted(
     pending: str,
     handled: str,
 ) -> None:
-    app = create_app(service_settings.model_copy(update=off), make_client=mock_nats.client)
+    app = make_app(service_settings.model_copy(update=off), make_client=mock_nats.client)
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -9,11 +9,11 @@ import pytest
 from fastapi import FastAPI
 
 from app.bridge.testing import MockServer
-from app.main import create_app
 from app.problems import MAX_BODY
 from app.routers.admin import router
 from app.settings import Settings
 from tests.admin.conftest import TOKEN
+from tests.apps import make_app
 
 PATHS = ["/admin", "/admin/", "/admin/outbox", "/admin/dlq/1", "/admin/nothing/here"]
 
@@ -36,7 +36,7 @@ async def test_without_a_configured_token_everything_is_refused(
     service_settings: Settings, mock_nats: MockServer, path: str, method: str
 ) -> None:
     settings = service_settings.model_copy(update={"admin_token": None})
-    app = create_app(settings, make_client=mock_nats.client)
+    app = make_app(settings, make_client=mock_nats.client)
 
     async with _client(app, authorization=f"Bearer {TOKEN}") as client:
         response = await client.request(method, path)

@@ -8,9 +8,9 @@ import httpx
 from pydantic import SecretStr
 
 from app.bridge.testing import MockServer, VirtualClock
-from app.main import create_app
 from app.settings import Settings
 from tests.admin.conftest import DEAD, INCOMING, OUTGOING, STREAM
+from tests.apps import make_app
 from tests.service.conftest import serving
 
 PATH = "/health/jetstream"
@@ -105,7 +105,7 @@ async def test_it_tells_no_secret(
     settings = service_settings.model_copy(
         update={name: SecretStr(value) for name, value in secrets.items()}
     )
-    async with serving(create_app(settings, make_client=mock_nats.client)) as client:
+    async with serving(make_app(settings, make_client=mock_nats.client)) as client:
         text = json.dumps((await client.get(PATH)).json())
 
     assert "hunter2" not in text

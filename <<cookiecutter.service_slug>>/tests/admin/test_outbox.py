@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 
 from app.bridge.testing import MockServer, Published, VirtualClock
 from app.database import Database
-from app.main import create_app
 from app.settings import Settings
 from tests.admin.conftest import OUTGOING, Outbox
+from tests.apps import make_app
 from tests.waiting import eventually
 
 
@@ -267,7 +267,7 @@ async def test_a_pause_holds_for_every_replica_and_after_a_restart(
     clock: VirtualClock,
 ) -> None:
     await admin.post("/admin/outbox/pause")
-    other: FastAPI = create_app(service_settings, make_client=mock_nats.client)
+    other: FastAPI = make_app(service_settings, make_client=mock_nats.client)
     async with other.router.lifespan_context(other):
         await outbox.add("e1")
         await clock.advance("10s")

@@ -26,8 +26,8 @@ from app.bridge.middleware import Logging, Tracing
 from app.bridge.testing import MockServer, VirtualClock
 from app.database import open_database
 from app.events import EventsDep
-from app.main import create_app
 from app.settings import Settings
+from tests.apps import make_app
 from tests.bridge.support import rows
 from tests.logged import logged
 from tests.waiting import eventually
@@ -56,7 +56,7 @@ def lines() -> Iterator[io.StringIO]:
 @pytest.fixture
 async def orders(service_settings: Settings, mock_nats: MockServer) -> AsyncIterator[FastAPI]:
     """The service whose request announces something."""
-    app = create_app(service_settings, make_client=mock_nats.client)
+    app = make_app(service_settings, make_client=mock_nats.client)
 
     @app.post("/orders")
     async def place(events: EventsDep) -> None:

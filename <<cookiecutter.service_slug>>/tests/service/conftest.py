@@ -19,9 +19,9 @@ from app.bridge import Consumers, Event
 from app.bridge.testing import MockServer
 from app.commands import service as service_of_commands
 from app.database import Database, open_database
-from app.main import create_app
 from app.schema import migrate
 from app.settings import Settings, read_settings
+from tests.apps import make_app
 from tests.service.commanding import Commands
 
 # Nobody listens there, so the bridge waits for NATS as long as a test runs.
@@ -86,7 +86,7 @@ async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def app(migrated_url: str, make_settings: MakeSettings) -> FastAPI:
     """The whole API on an empty database, without NATS."""
-    return create_app(make_settings(database_url=migrated_url))
+    return make_app(make_settings(database_url=migrated_url))
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from sqlmodel import col, select
 
 from app.bridge.outbox import OutboxEvent
 from app.database import Database
-from app.main import create_app
 from app.models import Customer, now
+from tests.apps import make_app
 from tests.service.conftest import MakeSettings, serving
 
 ADA = {"name": "Ada", "email": "ada@example.com"}
@@ -189,7 +189,7 @@ async def test_a_page_that_is_just_full_is_the_last(client: httpx.AsyncClient) -
 async def test_without_the_outbox_a_change_that_cannot_be_announced_is_not_made(
     migrated_url: str, make_settings: MakeSettings
 ) -> None:
-    app = create_app(make_settings(database_url=migrated_url, use_outbox=False))
+    app = make_app(make_settings(database_url=migrated_url, use_outbox=False))
 
     async with serving(app) as client:
         response = await client.post("/customers", json=ADA)

@@ -21,10 +21,10 @@ from app.consumers.customers import (
     replicate,
 )
 from app.database import Database
-from app.main import create_app
 from app.models import Customer
 from app.runtime import running
 from app.schema import migrate
+from tests.apps import make_app
 from tests.servers import NatsServer
 from tests.service.conftest import MakeSettings, serving
 from tests.waiting import eventually
@@ -178,7 +178,7 @@ async def test_customers_of_the_other_service_arrive_and_go(
 
     async with (
         running(receiver, consumers=load_consumers()),
-        serving(create_app(sender)) as billing,
+        serving(make_app(sender)) as billing,
     ):
         ada = {"name": "Ada", "email": "ada@example.com"}
         created = (await billing.post("/customers", json=ada)).json()

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from app.bridge import Bridge
 from app.database import Database
-from app.main import create_app
+from tests.apps import make_app
 from tests.servers import NatsServer
 from tests.service.conftest import MakeSettings, serving
 from tests.waiting import eventually
@@ -62,7 +62,7 @@ async def test_without_nats_the_process_is_alive_and_not_ready(
 async def test_with_everything_in_place_the_process_is_ready(
     migrated_url: str, make_settings: MakeSettings, nats_server: NatsServer
 ) -> None:
-    app = create_app(make_settings(database_url=migrated_url, nats_urls=nats_server.url))
+    app = make_app(make_settings(database_url=migrated_url, nats_urls=nats_server.url))
 
     async with serving(app) as client:
 
@@ -93,9 +93,7 @@ async def test_a_missing_migration_is_named_with_its_remedy(
 async def test_a_database_that_is_away_is_named_without_its_password(
     make_settings: MakeSettings,
 ) -> None:
-    app = create_app(
-        make_settings(database_url="postgresql+asyncpg://me:hunter2@127.0.0.1:1/orders")
-    )
+    app = make_app(make_settings(database_url="postgresql+asyncpg://me:hunter2@127.0.0.1:1/orders"))
 
     async with serving(app) as client:
         response = await client.get("/readyz")
@@ -108,7 +106,7 @@ async def test_a_database_that_is_away_is_named_without_its_password(
 async def test_the_answer_comes_within_two_seconds_when_the_database_hangs(
     make_settings: MakeSettings, silent_port: int
 ) -> None:
-    app = create_app(
+    app = make_app(
         make_settings(database_url=f"postgresql+asyncpg://me@127.0.0.1:{silent_port}/orders")
     )
 
@@ -136,7 +134,7 @@ async def test_what_is_written_while_nats_is_away_goes_out_when_it_is_back(
     migrated_url: str, make_settings: MakeSettings, nats_server: NatsServer
 ) -> None:
     nats_server.terminate()
-    app = create_app(make_settings(database_url=migrated_url, nats_urls=nats_server.url))
+    app = make_app(make_settings(database_url=migrated_url, nats_urls=nats_server.url))
 
     async with serving(app) as client:
         async with app.state.database.sessions() as session:
