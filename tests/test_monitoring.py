@@ -32,7 +32,7 @@ RULES: list[dict[str, Any]] = [
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
-_PUBLISHED = re.compile(r'^bridge_published_total\{result="published"\} 1', re.MULTILINE)
+_PUBLISHED = re.compile(r'^bridge_published_total\{result="published"\} [1-9]', re.MULTILINE)
 
 Exposed = dict[str, set[str]]  # the labels of each series, by its name
 
