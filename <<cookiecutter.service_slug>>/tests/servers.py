@@ -26,6 +26,7 @@ import tempfile
 import time
 import uuid
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -44,13 +45,20 @@ def wait_until(condition: Callable[[], bool], *, limit: float, what: str) -> Non
         time.sleep(0.02)
 
 
+# One that was drawn a moment ago is free until somebody listens there: not to be drawn again.
+_drawn: deque[int] = deque(maxlen=1000)
+
+
 def free_port() -> int:
     """A free port on loopback, below the range that outgoing connections draw from."""
     system = random.SystemRandom()  # two test processes with one seed draw two ports
     while True:
         port = system.randrange(20_000, 32_000)
+        if port in _drawn:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _drawn.append(port)
             return port
 
 
