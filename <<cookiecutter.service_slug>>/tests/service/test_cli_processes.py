@@ -31,7 +31,8 @@ pytestmark = pytest.mark.timeout(180)  # each process takes more than a second o
 LIMIT = 30.0  # seconds for one command
 # Makes stdin the terminal of the session, from which Ctrl-C comes as a signal.
 _WITH_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+    " signal.signal(signal.SIGINT, signal.SIG_DFL);"  # not ignored, as in a background job
     " os.execv(sys.argv[1], sys.argv[1:])"
 )
 Environment = dict[str, str]
