@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PYTEST := $(BIN)/python -m pytest
+PACKAGE := --ignore tests/template
 PLAYWRIGHT := $(VENV)/.playwright
 
 # The first of these that is new enough. Another one: make setup PYTHON=/path/to/python
@@ -11,7 +13,8 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-browser test-alerts demo bench docs lint format
+.PHONY: help setup test test-offline test-browser test-alerts search hostile coverage demo chaos \
+	crash-matrix bench docs sizes lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -38,11 +41,19 @@ $(READY): pyproject.toml $(if $(wildcard $(BIN)/python),,missing)
 .PHONY: missing
 missing:
 
-test: setup ## Run every test, those of generated services included
-	@$(BIN)/python -m pytest
+# First what needs no server, then what mostly waits for one, then the template itself: whole files
+# there, since a file's tests share a service that takes a minute to make.
+test: setup ## Run every test: of the package, and of the template with its services
+	@$(PYTEST) -m "not real" -n 2 --dist worksteal -p no:schemathesis $(PACKAGE)
+	@$(PYTEST) -m "real and not browser" -n 4 --dist worksteal --durations=10 --durations-min=5 $(PACKAGE)
+	@$(PYTEST) -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder --timeout 900 \
+		--durations=10 --durations-min=5 tests/template
+
+test-offline: setup ## Run the package's tests that need no server, in a minute
+	@$(PYTEST) -m "not real" -n 2 --dist worksteal -p no:schemathesis $(PACKAGE)
 
 test-browser: setup $(PLAYWRIGHT) ## Work at the template's console in a Chromium of this machine
-	@cd '<<cookiecutter.service_slug>>' && ../$(BIN)/python -m pytest -m browser tests/browser
+	@$(PYTEST) -m browser tests/browser
 
 # It brings no browser: that is the machine's own, and CHROMIUM=/path/to/it names another one.
 $(PLAYWRIGHT): pyproject.toml | setup
@@ -57,10 +68,29 @@ $(PLAYWRIGHT): pyproject.toml | setup
 test-alerts: setup ## Test the alerts with Prometheus' own promtool
 	@command -v promtool >/dev/null || { \
 		echo "promtool is needed, of Prometheus (Debian: apt-get install prometheus)" >&2; exit 1; }
-	@$(BIN)/python -m pytest tests/test_monitoring.py
+	@$(PYTEST) tests/template/test_monitoring.py
+
+search: setup ## Compare mock and NATS over new random histories, and fuzz the API, for a long time
+	@HYPOTHESIS_PROFILE=search $(PYTEST) --timeout 0 tests/contract/test_same_states.py tests/fuzz
+
+hostile: setup ## Send 100,000 hostile messages through a worker (HOSTILE=5000 for fewer, SEED=1 for others)
+	@HOSTILE=$(or $(HOSTILE),100000) SEED=$(or $(SEED),20261126) $(PYTEST) -q -s --timeout 0 \
+		-p no:logging --show-capture no -k postgresql tests/bridge/test_hostile_run.py
+
+coverage: setup ## Say how much of jetstream_bridge the tests without a server cover
+	@$(BIN)/python -m coverage run -m pytest -q -m "not real" $(PACKAGE)
+	@$(BIN)/python -m coverage report --skip-covered --precision 1
+	@$(BIN)/python -m coverage json -q -o coverage.json
+	@$(BIN)/python -m tests.coverage_limits coverage.json
 
 demo: setup ## Generate two services and watch their events cross (KEEP=1 leaves them running)
 	@$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+chaos: setup ## Let everything go wrong at random (SEED=1 for the same plan, MINUTES=5)
+	@$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
+crash-matrix: setup ## Kill a process at every named point and write docs/guarantees.md's table
+	@$(BIN)/python -m chaos.matrix --write
 
 bench: setup ## Run the benchmarks
 	@$(BIN)/python -m benchmarks
@@ -68,11 +98,15 @@ bench: setup ## Run the benchmarks
 docs: setup ## Write docs/configuration.md from the code
 	@$(BIN)/python docs/make_configuration.py
 
+sizes: setup ## Say how large a service and the package are
+	@$(BIN)/python docs/sizes.py
+
 lint: setup ## Check style and types, of the template too
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy .
-	@cd '<<cookiecutter.service_slug>>' && ../$(BIN)/mypy
+	@cd '<<cookiecutter.service_slug>>' && ../$(BIN)/mypy app jetstream_bridge migrations tests
+	@cd '<<cookiecutter.service_slug>>' && ../$(BIN)/lint-imports --no-cache ../pyproject.toml
 
 format: setup ## Put the code in its standard form
 	@$(BIN)/ruff check --fix .

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,20 @@ from jinja2.ext import Extension
 
 SERVICE_FOLDER = "<<cookiecutter.service_slug>>"
 
-_SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.ASCII)
+_SLUG = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*", re.ASCII)
 _RESERVED = ("dlq", "app")  # `dlq`: its subject would be the one of the dead letters
 _SLUG_RULE = (
-    "write at most 40 characters, lower-case letters, digits and single dashes between them, "
-    "beginning with a letter (^[a-z][a-z0-9]*(-[a-z0-9]+)*$), and not dlq or app"
+    "write at most 40 characters, lower-case letters, digits and single - or _ between them, "
+    "beginning with a letter (^[a-z][a-z0-9]*([-_][a-z0-9]+)*$), and not dlq or app"
 )
+# Cookiecutter's own choices and yes-or-no would refuse a wrong word with a traceback.
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "database": ("postgresql", "sqlite"),
+    "deployment": ("kubernetes", "compose", "none"),
+    "ci": ("github", "gitlab", "none"),
+    "license": ("MIT", "Apache-2.0", "Proprietary"),
+}
+_YES_OR_NO = ("true", "yes", "y", "on", "1", "t", "false", "no", "n", "off", "0", "f")
 _JOINERS = "\u200c\u200d"  # not printable by themselves, but part of many emoji and scripts
 _SHOWN = 120  # characters of a refused value
 
@@ -60,6 +69,9 @@ def questions() -> dict[str, object]:
 
 def checked(answers: Mapping[str, object]) -> Mapping[str, object]:
     """Return the answers given so far if every one of them keeps its rule; else end the run."""
+    for name in _misnamed():
+        known = ", ".join(question for question in questions() if not question.startswith("_"))
+        raise SystemExit(f"{name}: there is no such question; the questions are {known}")
     for rule in (*RULES, *_choices()):
         if rule.question in answers and not rule.holds(answers[rule.question], answers):
             raise SystemExit(
@@ -120,12 +132,12 @@ def _is_another_service(value: object, answers: Mapping[str, object]) -> bool:
     return value != answers.get("service_slug")
 
 
-def _is_one_of(choices: list[str]) -> Callable[[object, Mapping[str, object]], bool]:
+def _is_one_of(choices: Sequence[str]) -> Callable[[object, Mapping[str, object]], bool]:
     return lambda value, _: value in choices
 
 
 def _is_yes_or_no(value: object, _: Mapping[str, object]) -> bool:
-    return isinstance(value, bool)
+    return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _YES_OR_NO)
 
 
 RULES = (
@@ -140,9 +152,18 @@ RULES = (
 
 
 def _choices() -> Iterator[Rule]:
-    for question, choices in questions().items():
-        if isinstance(choices, list) and not question.startswith("_"):
-            yield Rule(question, f"choose {', '.join(choices)}", _is_one_of(choices))
+    for question, choices in CHOICES.items():
+        yield Rule(question, f"choose {', '.join(choices)}", _is_one_of(choices))
+
+
+def _misnamed() -> Iterator[str]:
+    """Answers on Cookiecutter's command line to no question; it would ignore them."""
+    program = Path(sys.argv[0])
+    if "cookiecutter" in (program.stem, program.parent.name):
+        for argument in sys.argv[1:]:
+            name, given, _ = argument.partition("=")
+            if given and name.isidentifier() and name not in questions():
+                yield name
 
 
 def _shown(value: object) -> str:

@@ -22,9 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 
 
-from tests.servers import NatsServer, PostgresServer  # noqa: E402
-
 from benchmarks import bare, ours  # noqa: E402
+from jetstream_bridge.testing.servers import NatsServer, PostgresServer  # noqa: E402
 
 Measurement = Callable[[str, str, int], Awaitable[float]]
 

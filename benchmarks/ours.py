@@ -7,16 +7,16 @@ from datetime import datetime
 
 import asyncpg
 import nats
-from app.bridge import Bridge, BridgeConfig, ConnectionOptions, Consumers, Event
-from app.bridge.outbox import OutboxEvent
 from pydantic import BaseModel
 from sqlalchemy import insert, text
 from sqlmodel import Field, SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
-from tests.bridge.support import database as bridge_database
 
 from benchmarks.bare import _Acks
 from benchmarks.work import body, driver_url, event_id, stored_rate, written_rate
+from jetstream_bridge import Bridge, BridgeConfig, ConnectionOptions, Consumers, Event
+from jetstream_bridge.outbox.tables import OutboxEvent
+from tests.bridge.support import database as bridge_database
 
 STREAM = "bench-jetstream-bridge-stream"
 SUBJECT = "bench.orders.sync.billing"

@@ -182,7 +182,7 @@ class Pair:
             with suppress(httpx.TransportError):
                 response = httpx.get(f"{url}/readyz", timeout=_ANSWER)
                 answer = response.text
-                return response.status_code == 200
+                return bool(response.json()["status"] == "ready")
             return False
 
         try:
@@ -302,7 +302,7 @@ class Pair:
     def _migration(self, service: Service) -> Process:
         return Process(
             f"migration of {service.name}",
-            [sys.executable, "-m", "alembic", "upgrade", "head"],
+            [sys.executable, "-m", "alembic", "upgrade", "heads"],
             folder=service.folder,
             environment=service.environment,
             log_file=self.folder / f"{service.name}-migration.log",

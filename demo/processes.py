@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+# Runs modules of a service as forks of one process that has imported them.
+WARM_START = Path(__file__).with_name("parts") / "warm_start.py"
+
 
 class Process:
     """One process that can be started, stopped and started again."""

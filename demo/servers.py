@@ -11,6 +11,6 @@ from demo import ROOT
 
 sys.path.append(str(ROOT / "<<cookiecutter.service_slug>>"))
 
-from tests.servers import NatsServer, PostgresServer, free_port
+from jetstream_bridge.testing.servers import NatsServer, PostgresServer, free_port
 
 __all__ = ["NatsServer", "PostgresServer", "free_port"]

@@ -21,9 +21,9 @@ SERVICE = ROOT / "<<cookiecutter.service_slug>>"
 PAGE = ROOT / "docs" / "configuration.md"
 sys.path.insert(0, str(SERVICE))
 
-from app.bridge.durations import humanize, seconds  # noqa: E402
-from app.presets import PRESETS  # noqa: E402
 from app.settings import Settings  # noqa: E402
+from jetstream_bridge.core.durations import humanize, seconds  # noqa: E402
+from jetstream_bridge.service.presets import PRESETS  # noqa: E402
 
 _SECTION = re.compile(r"# --- (?P<title>.+?) -*")
 _SETTING = re.compile(r"(?:# )?(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>\S*)")
@@ -111,7 +111,7 @@ def _check_complete(found: list[Group]) -> None:
     told = [name for group in found for name in group.settings]
     known = {name.upper() for name in Settings.model_fields} - {"SERVICE_NAME", "DESCRIPTION"}
     for name in sorted(known ^ {*told}):
-        where = ".env.example" if name in known else "app/settings.py"
+        where = ".env.example" if name in known else "jetstream_bridge/service/settings.py"
         raise DocumentationError(f"{name} is missing in {where}")
     if len(told) != len({*told}):
         raise DocumentationError("a setting is there twice in .env.example")

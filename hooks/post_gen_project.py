@@ -24,8 +24,7 @@ PARTS: tuple[tuple[str, str | bool, str], ...] = (
     ("include_example", True, "app/consumers/customers.py"),
     ("include_example", True, "app/routers/customers.py"),
     ("include_example", True, "migrations/versions/0002_customers.py"),
-    ("include_example", True, "tests/service/test_customers_api.py"),
-    ("include_example", True, "tests/service/test_customers_consumer.py"),
+    ("include_example", True, "tests/test_customers.py"),
     ("ci", "github", ".github"),
     ("ci", "gitlab", ".gitlab-ci.yml"),
     ("license", "MIT", "_license_mit"),
@@ -48,6 +47,7 @@ GIT_TIMEOUT = 10.0  # seconds
 
 
 def finish(service: Path, answers: Mapping[str, object]) -> None:
+    answers = {**answers, "include_example": is_yes(answers["include_example"])}
     keep_what_was_chosen(service, answers)
     remove_caches(service)
     write_env(service)
@@ -57,6 +57,11 @@ def finish(service: Path, answers: Mapping[str, object]) -> None:
         return
     init_repository(service)
     print_next_steps(service)
+
+
+def is_yes(answer: object) -> bool:
+    """Whether a yes-or-no was answered with yes; the rule for it allows these words only."""
+    return str(answer).lower() in ("true", "yes", "y", "on", "1", "t")
 
 
 def keep_what_was_chosen(service: Path, answers: Mapping[str, object]) -> None:

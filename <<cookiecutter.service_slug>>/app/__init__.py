@@ -1,15 +1,10 @@
-"""The service. Every constraint of its tables has a name that does not depend on the database.
+"""The service. It imports nothing, so that `python -m app.cli --help` answers at once."""
 
-Migrations change constraints by name, and SQLite gives none of its own. The convention takes
-effect on tables that are defined after it, so it is set before any module of the service runs.
-"""
+import sys
+from importlib.util import find_spec
 
-from sqlmodel import SQLModel
-
-SQLModel.metadata.naming_convention = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "%(constraint_name)s",  # a check must be named where it is written
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
+if find_spec("sqlmodel") is None or find_spec("typer") is None:
+    raise SystemExit(
+        f"the packages of this service are not installed for {sys.executable}; run `make setup`, "
+        "and then .venv/bin/python in place of python"
+    )

@@ -11,9 +11,9 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.bridge import Bridge, Publisher
 from app.consumers.registry import consumers
-from app.database import SessionDep
+from jetstream_bridge import Bridge, Publisher
+from jetstream_bridge.service.database import SessionDep
 
 upcast = consumers.upcast
 

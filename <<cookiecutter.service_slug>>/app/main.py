@@ -11,19 +11,21 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import problems, telemetry
-from app.admin_gate import AdminGate
-from app.bridge import ClientFactory, GuardedClient
-from app.console.door import Door, sessions_for
-from app.console.guesses import Guesses
-from app.console.pages import router as console
-from app.console.readings import Readings
 from app.consumers import load_consumers
-from app.logs import configure_logging
-from app.request_trace import RequestTrace
 from app.routers import routers
-from app.runtime import running
-from app.settings import Settings, load_settings
+from app.settings import Settings
+from jetstream_bridge import ClientFactory, GuardedClient
+from jetstream_bridge.service import problems, telemetry
+from jetstream_bridge.service.logs import configure_logging
+from jetstream_bridge.service.runtime import running
+from jetstream_bridge.service.shutdown import Shutdown, with_uvicorn
+from jetstream_bridge.service.start_checks import checked_settings
+from jetstream_bridge.web.admin_gate import AdminGate
+from jetstream_bridge.web.console.auth import Door, sessions_for
+from jetstream_bridge.web.console.login_throttle import Guesses
+from jetstream_bridge.web.console.pages import router as console
+from jetstream_bridge.web.console.snapshots import Readings
+from jetstream_bridge.web.request_trace import RequestTrace
 
 
 def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient) -> FastAPI:
@@ -31,14 +33,19 @@ def create_app(settings: Settings, *, make_client: ClientFactory = GuardedClient
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        relay = settings.relay_enabled
-        async with running(
-            settings, relay=relay, handlers=load_consumers(), make_client=make_client
-        ) as runtime:
-            runtime.attach(app)
-            async with Readings(runtime.bridge, runtime.database.reading) as readings:
-                app.state.readings = readings
-                yield
+        shutdown = Shutdown(settings.shutdown_grace)
+        with with_uvicorn(shutdown):
+            async with running(
+                settings,
+                relay=settings.relay_enabled,
+                handlers=load_consumers(),
+                make_client=make_client,
+                shutdown=shutdown,
+            ) as runtime:
+                runtime.attach(app)
+                async with Readings(runtime.bridge, runtime.database.reading) as readings:
+                    app.state.readings = readings
+                    yield
 
     app = FastAPI(
         title=settings.service_name,
@@ -63,7 +70,7 @@ def __getattr__(name: str) -> FastAPI:
     """Make `app` when it is first asked for, so that importing this module reads no settings."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    settings = load_settings()
+    settings = checked_settings(Settings, load_consumers)
     configure_logging(settings.log_level, settings.log_format)
     telemetry.configure_tracing(settings)
     app: FastAPI = create_app(settings)

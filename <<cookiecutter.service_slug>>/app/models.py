@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 from uuid_utils import uuid7
+
+from jetstream_bridge.core.naming import SQLModel
 
 
 def new_id() -> str:

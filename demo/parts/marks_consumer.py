@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from app.bridge import Event
-from app.consumers.registry import consumers
 from pydantic import BaseModel
 from sqlmodel import text
 from sqlmodel.ext.asyncio.session import AsyncSession
+
+from app.consumers.registry import consumers
+from jetstream_bridge import Event
 
 WORK = 0.005  # seconds; work that takes long enough to be interrupted
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from app.database import SessionDep
-from app.events import EventsDep
 from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlmodel import text
+
+from app.events import EventsDep
+from jetstream_bridge.service.database import SessionDep
 
 router = APIRouter(prefix="/marks", tags=["marks"])
 

@@ -15,9 +15,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.bridge import Event, Unrecoverable
 from app.consumers.registry import consumers
 from app.models import Customer, now
+from jetstream_bridge import Event, Unrecoverable
 
 
 class CustomerChanged(BaseModel):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.bridge import Consumers
-from app.bridge.middleware import Logging, Metrics, Tracing
+from jetstream_bridge import Consumers
+from jetstream_bridge.inbox.middleware import Logging, Metrics, Tracing
 
 consumers = Consumers()
 consumers.use(Tracing(), Metrics(), Logging())

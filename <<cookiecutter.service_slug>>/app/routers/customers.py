@@ -15,14 +15,19 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.bridge import Publisher
-from app.database import SessionDep
 from app.events import EventsDep
 from app.models import Customer, now
-from app.problems import problem_responses
-from app.strict import StrictRoute, WholeNumber
+from jetstream_bridge import Publisher
+from jetstream_bridge.service.database import SessionDep
+from jetstream_bridge.service.problems import problem_responses
+from jetstream_bridge.web.strict import StrictRoute, WholeNumber
 
-router = APIRouter(prefix="/customers", tags=["customers"], route_class=StrictRoute)
+router = APIRouter(
+    prefix="/customers",
+    tags=["customers"],
+    route_class=StrictRoute,
+    responses=problem_responses(503),
+)
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"  # PostgreSQL cannot store NUL in a text
 # Blanks are spelt out: what `\s` means depends on who reads the OpenAPI document.
@@ -72,7 +77,7 @@ class CustomerPage(BaseModel):
     next: str | None
 
 
-@router.post("", status_code=201, responses=problem_responses(503))
+@router.post("", status_code=201)
 async def create_customer(
     new: NewCustomer, request: Request, session: SessionDep, events: EventsDep
 ) -> CustomerView:
@@ -102,7 +107,7 @@ async def get_customer(customer_id: CustomerId, session: SessionDep) -> Customer
     return CustomerView.model_validate(await _find(session, customer_id))
 
 
-@router.patch("/{customer_id}", responses=problem_responses(404, 409, 503))
+@router.patch("/{customer_id}", responses=problem_responses(404, 409))
 async def change_customer(
     customer_id: CustomerId,
     change: CustomerChange,
@@ -127,7 +132,7 @@ async def change_customer(
     return view
 
 
-@router.delete("/{customer_id}", status_code=204, responses=problem_responses(404, 409, 503))
+@router.delete("/{customer_id}", status_code=204, responses=problem_responses(404, 409))
 async def delete_customer(
     customer_id: CustomerId, request: Request, session: SessionDep, events: EventsDep
 ) -> None:

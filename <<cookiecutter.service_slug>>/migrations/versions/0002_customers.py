@@ -1,7 +1,7 @@
 """The example's table: customers and replicas of another service's customers
 
 Revision: 0002
-Builds on: 0001
+Builds on: nothing
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0002"
-down_revision = "0001"
+down_revision = None
 branch_labels = None
-depends_on = None
+# In version 0.1.0 of the template it followed the bridge's first: a database of that time, which
+# says that it is at 0002, has both.
+depends_on = "0001"
 
 
 def upgrade() -> None:

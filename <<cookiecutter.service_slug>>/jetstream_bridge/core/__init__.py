@@ -1,0 +1,1 @@
+"""What all else stands on: errors, configuration, clock, tasks, leases."""

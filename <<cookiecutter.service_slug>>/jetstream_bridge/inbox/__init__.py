@@ -1,0 +1,1 @@
+"""Events that come in: registration, the worker, retries and dead letters."""

@@ -1,0 +1,166 @@
+"""One transaction of the worker: inbox rows, the handlers' writes and their events, all or none.
+
+Events are acknowledged only after the commit. If anything fails, the transaction is rolled back
+and each event gets one of its own, so that one bad event harms no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from jetstream_bridge.core.errors import HandlerExitError
+from jetstream_bridge.core.leases import Fence
+from jetstream_bridge.events.dead_letter import event_of
+from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.dependencies import PublisherFactory, Supplies
+from jetstream_bridge.inbox.handler_watch import HandlerWatch
+from jetstream_bridge.inbox.middleware.chain import Middlewares
+from jetstream_bridge.inbox.store import Claimed, Inbox
+from jetstream_bridge.inbox.transaction_guard import TransactionGuard
+
+
+class HandlerRaised(Exception):  # noqa: N818 - tells where an error comes from, and is none itself
+    """`error` comes from a handler, or from writing what handlers had put into the session."""
+
+    def __init__(self, error: Exception, *, written: bool = False) -> None:
+        super().__init__(repr(error))
+        self.error = error
+        self.written = written  # the statement was the database's business, not the handler's code
+
+
+@dataclass(slots=True)
+class Handled:
+    """What a committed transaction did: handled events, and those it knew already."""
+
+    processed: list[Delivery] = field(default_factory=list)
+    duplicates: list[Delivery] = field(default_factory=list)
+    seconds: float = 0.0  # in handlers
+
+
+class Transactions:
+    """Runs deliveries through their handlers, one transaction for each call."""
+
+    def __init__(
+        self,
+        sessions: async_sessionmaker[AsyncSession],
+        publisher: PublisherFactory,
+        *,
+        middlewares: Middlewares,
+        inbox: Inbox | None,
+        fence: Fence | None,
+        watch: HandlerWatch,
+        limit: float | None,
+    ) -> None:
+        """`limit`: seconds for one run of a handler whose registration sets no other."""
+        self._sessions = sessions
+        self._publisher = publisher
+        self._middlewares = middlewares
+        self._inbox = inbox
+        self._fence = fence
+        self._limit = limit
+        self.watch = watch
+
+    async def run(self, batch: Sequence[Delivery]) -> Handled:
+        """Handle `batch` and commit. Whatever is raised, nothing has taken effect then."""
+        async with self._sessions() as session:
+            guard = TransactionGuard(session, self._fence)
+            try:
+                return await self._run(batch, session, guard)
+            finally:
+                guard.lift()
+
+    async def _run(
+        self, batch: Sequence[Delivery], session: AsyncSession, guard: TransactionGuard
+    ) -> Handled:
+        if self._fence is not None and self._inbox is None:
+            # Nothing may be written here at all: then this is the only time to ask.
+            await (await session.connection()).run_sync(self._fence.check)
+        handled = Handled()
+        claimed = await self._claim(session, batch)
+        started = time.perf_counter()
+        for delivery in batch:
+            if claimed is not None and delivery.place not in claimed.fresh:
+                handled.duplicates.append(delivery)
+                continue
+            await self._handle(delivery, session, guard)
+            handled.processed.append(delivery)
+        handled.seconds = time.perf_counter() - started
+        try:
+            await session.flush()
+        except Exception as error:
+            raise HandlerRaised(error, written=True) from error
+        await guard.commit(claimed.transaction if claimed is not None else None)
+        return handled
+
+    async def _handle(
+        self, delivery: Delivery, session: AsyncSession, guard: TransactionGuard
+    ) -> None:
+        call = self._timed if self._observed(delivery) else self._call
+        try:
+            await call(delivery, session)
+            await guard.check(f"the handler of {delivery.event_type!r}")
+        except Exception as error:
+            raise HandlerRaised(guard.cause_of(error)) from error
+        except asyncio.CancelledError:
+            raise  # `apart` tells a stop from what the handler did to itself
+        except BaseException as error:  # or it would end the process, with all that it holds
+            raise HandlerRaised(_exit(delivery, error)) from error
+
+    def _observed(self, delivery: Delivery) -> bool:
+        return bool(self._middlewares.observers(delivery.handler))
+
+    async def _claim(self, session: AsyncSession, batch: Sequence[Delivery]) -> Claimed | None:
+        if self._inbox is None:
+            return None
+        return await self._inbox.claim(session, [delivery.received for delivery in batch])
+
+    async def _call(self, delivery: Delivery, session: AsyncSession) -> None:
+        handler, envelope = delivery.handler, delivery.envelope
+        assert handler is not None, "only events with a handler are put in a batch"
+        assert envelope is not None
+        if delivery.event is not None and isinstance(delivery.payload, BaseModel):
+            # Tried before: what the handler may have changed in it is not the event's.
+            delivery.payload = handler.payload(envelope)
+        event = delivery.event = event_of(
+            envelope, delivery.metadata, delivery.payload, delivery.key
+        )
+        supplies = Supplies(event, session, self._publisher)
+        chain = self._middlewares.chain(handler)
+        with self.watch.over(delivery, self._middlewares.limit(handler, self._limit)):
+            if chain is None:
+                await handler.function(**supplies.arguments(handler.wants, handler.module))
+            else:
+                await chain.run(event, supplies)
+
+    async def _timed(self, delivery: Delivery, session: AsyncSession) -> None:
+        started = time.perf_counter()
+        try:
+            await self._call(delivery, session)
+        finally:
+            delivery.seconds = time.perf_counter() - started
+
+
+def read(delivery: Delivery) -> None:
+    """Read what the handler is to get: the service's own code, and judged like the handler."""
+    try:
+        delivery.read()
+    except Exception as error:
+        raise HandlerRaised(error) from error
+    except BaseException as error:  # nobody cancels code that awaits nothing
+        raise HandlerRaised(_exit(delivery, error)) from error
+
+
+def _exit(delivery: Delivery, error: BaseException) -> HandlerExitError:
+    raised = HandlerExitError(
+        f"the handler of {delivery.event_type!r} raised {error!r}; raise an Exception for a "
+        "failure, or return"
+    )
+    raised.__cause__ = error
+    return raised

@@ -1,0 +1,430 @@
+"""What a worker holds: messages in hand, in the order in which they may be handled.
+
+Events of one resource are handled one after another, in stream order. While one of them waits
+for its next try, those behind it wait with it, here and without being counted as tried. Events
+without a resource id have no order to keep.
+
+A message is its place: its sequence and the moment at which the stream stored it. A stream that
+is made anew counts from 1 again, so a sequence alone would make a new event look like one that is
+in hand. What a stream before the present one delivered is handled, and not answered: the answer
+would end the new message at that sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain, takewhile
+from operator import attrgetter
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from jetstream_bridge.core.clock import loop_time
+from jetstream_bridge.events.event import Event, Metadata, moment_of
+from jetstream_bridge.events.wire_rules import message_size
+from jetstream_bridge.inbox.concurrency_limits import Share, Slots
+from jetstream_bridge.inbox.reading import Reader
+from jetstream_bridge.inbox.store import Place, Received
+
+
+class Delivery:
+    """One message in hand, read once when it arrives."""
+
+    __slots__ = (
+        "_reader",
+        "_reading",
+        "_unread",
+        "begun",
+        "count",
+        "envelope",
+        "epoch",
+        "event",
+        "given_back",
+        "handler",
+        "headers",
+        "holds",
+        "key",
+        "metadata",
+        "msg",
+        "payload",
+        "place",
+        "received",
+        "resource",
+        "seconds",
+        "seq",
+        "size",
+        "stale",
+        "touched",
+        "tries",
+        "verdict",
+        "wait",
+    )
+
+    def __init__(self, msg: Msg, reader: Reader) -> None:
+        metadata = msg.metadata
+        self.msg = msg
+        self.seq: int = metadata.sequence.stream
+        self.count: int = metadata.sequence.consumer  # of all deliveries of the consumer
+        self.tries: int = metadata.num_delivered or 1
+        self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
+        self.size = message_size(msg)  # in bytes
+        self.touched = loop_time()  # when the server last heard that it is being worked on
+        self.given_back = False  # the server was asked to deliver it again
+        self.epoch = 0  # which of the streams that this worker has seen delivered it
+        self.stale = False  # its stream was made anew since: the server knows it no more
+        self.begun = False  # a run by itself is noted, and has not ended
+        self.holds = 0  # how often it was held back for what is not its own fault
+        self.wait = 0.0  # seconds to hold it back now
+        self.event: Event[Any] | None = None  # once its handler was called
+        self.seconds: float | None = None  # in its handler, where somebody asks for it
+        self.metadata = Metadata(
+            subject=msg.subject,
+            stream=metadata.stream,
+            sequence=self.seq,
+            consumer=metadata.consumer,
+            deliveries=self.tries,
+            timestamp=stored_at(msg.reply),
+            headers=self.headers,
+        )
+        self.place: Place = (self.seq, self.metadata.stored_us)
+        self._reader, self._unread = reader, True
+        self._reading = reading = reader.read(msg, self.headers, self.metadata)
+        self.key = reading.key
+        self.resource = reading.resource
+        self.envelope = reading.envelope
+        self.handler = reading.handler
+        self.payload: Any = reading.payload  # once it was read
+        self.verdict = reading.verdict
+        is_envelope = self.envelope is not None and bool(self.envelope.raw)
+        self.received = Received(
+            key=self.key,
+            subject=msg.subject,
+            data=msg.data if is_envelope else None,
+            headers=self.headers,
+            stream=metadata.stream,
+            seq=self.seq,
+            stored_us=self.place[1],
+            deliveries=self.tries,
+        )
+
+    def read(self) -> None:
+        """Read the payload, or find the verdict; runs the service's own code, and may raise."""
+        if self._unread:
+            self._reader.finish(self._reading)
+            self._unread = False
+            self.envelope, self.payload = self._reading.envelope, self._reading.payload
+            self.verdict = self._reading.verdict
+
+    @property
+    def event_type(self) -> str:
+        return self.envelope.type if self.envelope is not None else "unknown"
+
+
+def stored_at(reply: str) -> datetime:
+    """When the stream stored a message, as the subject of its acknowledgement says.
+
+    The subject has nine parts, or eleven and more where it tells domain and account too.
+    """
+    parts = reply.split(".")
+    return moment_of(int(parts[7 if len(parts) == 9 else 9]))
+
+
+@dataclass(slots=True)
+class _Block:
+    """A resource whose event at `place` comes again at `due`; nobody waits past `until`.
+
+    Of an event that somebody else had, `due` is when it is asked after, and it `comes` later.
+    """
+
+    place: Place
+    due: float
+    until: float
+    comes: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """An event that should be here and is not. `given_up`: waited for long enough."""
+
+    resource: str
+    place: Place
+    given_up: bool
+
+
+_ORDER = attrgetter("epoch", "seq")
+
+
+class _Held(dict[Place, Delivery]):
+    """Deliveries by their places, and the bytes of all together."""
+
+    bytes = 0
+
+    def __setitem__(self, place: Place, delivery: Delivery) -> None:
+        self.pop(place, None)
+        self.bytes += delivery.size
+        super().__setitem__(place, delivery)
+
+    def pop(self, place: Place, default: None = None) -> Delivery | None:  # type: ignore[override]
+        delivery = super().pop(place, default)
+        if delivery is not None:
+            self.bytes -= delivery.size
+        return delivery
+
+    def __delitem__(self, place: Place) -> None:
+        self.bytes -= self[place].size
+        super().__delitem__(place)
+
+
+class Deliveries:
+    """Messages in hand, by resource."""
+
+    def __init__(self, slots: Slots | None = None) -> None:
+        """`slots` keeps handlers to limits of their own, where there are such."""
+        self._slots = slots
+        self._in_hand = _Held()
+        self._back = _Held()  # here again before the batch that failed it ended
+        self._queues: dict[str, list[Delivery]] = {}
+        self._turns: dict[str, None] = {}  # resources with work, in the order of their turn
+        self._running: set[str] = set()
+        self._blocked: dict[str, _Block] = {}
+        # What is not here, and comes before what is: somebody else has had it in hand.
+        self._awaited: dict[str, dict[Place, _Block]] = {}
+        self._waits: dict[str, int] = {}  # by resource: queued behind an event that is to come
+        self._waiting = 0  # the sum of these
+        self._epoch = 0
+
+    def add(self, delivery: Delivery) -> None:
+        """Take a message in. One that comes again lifts the block that waits for it."""
+        if not delivery.stale:
+            delivery.epoch = self._epoch
+        held = self._in_hand.get(delivery.place)
+        if held is not None and held.given_back:
+            self._back[delivery.place] = delivery
+            return
+        if held is not None:
+            # Redelivered while it is here: the newer copy's acknowledgement is the one to give.
+            held.msg, held.tries, held.metadata = delivery.msg, delivery.tries, delivery.metadata
+            held.stale = False
+            return
+        block = self._blocked.get(delivery.resource)
+        if block is not None and delivery.place == block.place:
+            self.unblock(delivery.resource)
+        self._enqueue(delivery)
+        self.no_longer_awaited(delivery.resource, delivery.place)
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        resource = delivery.resource
+        delivery.given_back = False
+        self._in_hand[delivery.place] = delivery
+        insort(self._queues.setdefault(resource, []), delivery, key=_ORDER)
+        self._review(resource)
+
+    def _review(self, resource: str) -> None:
+        """Give the resource its turn or take it back; count those of it that have to wait."""
+        ready = self._ready(resource)
+        waiting = len(self._queues.get(resource, ())) - ready
+        self._waiting += waiting - self._waits.pop(resource, 0)
+        if waiting:
+            self._waits[resource] = waiting
+        if ready and resource not in self._running:
+            self._turns.setdefault(resource)
+        else:
+            self._turns.pop(resource, None)
+
+    def _ready(self, resource: str) -> int:
+        """How many of the resource may run: those before anything that is not here."""
+        queue = self._queues.get(resource, [])
+        if not queue or resource in self._blocked:
+            return 0
+        if (awaited := self._awaited.get(resource)) is None:
+            return len(queue)
+        return bisect_left(queue, (self._epoch, min(awaited)[0]), key=_ORDER)
+
+    def take(self, limit: int, *, alone: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Take up to `limit` messages, resource by resource; their resources are then busy.
+
+        A message that must run `alone` is a batch by itself. A resource whose next message finds
+        its handler at a limit is passed over, and the batch may be empty then.
+        """
+        batch: list[Delivery] = []
+        share = self._slots.share() if self._slots is not None else None
+        for resource in tuple(self._turns):
+            if len(batch) >= limit:
+                break
+            queue = self._queues[resource][: self._ready(resource)]
+            taken = _together(queue, limit - len(batch), alone, share)
+            if not taken:
+                if share is not None and not (alone(queue[0]) and share.has_room(queue[0])):
+                    continue
+                if batch:
+                    break
+                taken = queue[:1]
+                limit = 1
+            self._start(resource, len(taken))
+            batch.extend(taken)
+        if self._slots is not None:
+            self._slots.begin(batch)
+        return batch
+
+    def _start(self, resource: str, number: int) -> None:
+        queue = self._queues[resource]
+        del self._turns[resource]
+        del queue[:number]
+        if not queue:
+            del self._queues[resource]
+        self._running.add(resource)
+
+    def finish(self, batch: list[Delivery], *, unhandled: Sequence[Delivery] = ()) -> None:
+        """The resources of `batch` are free again; `unhandled` return to their places."""
+        if self._slots is not None:
+            self._slots.end(batch)
+        for delivery in batch:
+            self._in_hand.pop(delivery.place, None)
+            self._running.discard(delivery.resource)
+        for delivery in unhandled:
+            self._enqueue(delivery)
+        for delivery in batch:
+            if (back := self._back.pop(delivery.place, None)) is not None:
+                self.add(back)
+        for delivery in batch:
+            self._review(delivery.resource)
+
+    def block(self, delivery: Delivery, *, due: float, until: float) -> None:
+        """Nothing of this resource runs until `delivery` has come again, or `until`."""
+        if delivery.stale:  # it comes from here, and surely
+            due = until = math.inf
+        self._blocked[delivery.resource] = _Block(delivery.place, due, until)
+        self._review(delivery.resource)
+
+    def unblock(self, resource: str) -> None:
+        """Let the resource go on; its event came again, or will not."""
+        if self._blocked.pop(resource, None) is not None:
+            self._review(resource)
+
+    def expect(
+        self, resource: str, place: Place, *, due: float, comes: float, until: float
+    ) -> bool:
+        """Hold back what comes after `place`, which is not here; False where it is known."""
+        block = self._blocked.get(resource)
+        if place in self._in_hand or place in self._back or (block and block.place == place):
+            return False
+        self._awaited.setdefault(resource, {}).setdefault(place, _Block(place, due, until, comes))
+        self._review(resource)
+        return True
+
+    def no_longer_awaited(self, resource: str, place: Place) -> None:
+        """It is here, or will not come: what comes after it goes on."""
+        awaited = self._awaited.get(resource, {})
+        if awaited.pop(place, None) is not None:
+            if not awaited:
+                del self._awaited[resource]
+            self._review(resource)
+        block = self._blocked.get(resource)
+        if block is not None and block.place == place and place not in self._in_hand:
+            self.unblock(resource)
+
+    def made_anew(self) -> int:
+        """The stream is another one: return how many are in hand that no server has now.
+
+        Those that were to come again are gone with the old stream.
+        """
+        resources = [*self._blocked, *self._awaited]
+        self._blocked.clear()
+        self._awaited.clear()
+        for resource in resources:
+            self._review(resource)
+        self._epoch += 1
+        for delivery in self:
+            delivery.stale = True
+        return sum(1 for _ in self)
+
+    def overdue(self, now: float) -> list[Overdue]:
+        """Return what others wait for and should be here."""
+        waits = chain(
+            self._blocked.items(),
+            ((r, block) for r, awaited in self._awaited.items() for block in awaited.values()),
+        )
+        return [
+            Overdue(resource, block.place, now > block.until)
+            for resource, block in waits
+            if now > block.due
+        ]
+
+    def awaits(self, now: float) -> bool:
+        """Whether an event that others wait for may have come again by now."""
+        return any(now > block.due for block in self._blocked.values())
+
+    def expects(self, now: float) -> bool:
+        """Whether an event that somebody else had may be delivered again by now."""
+        return any(
+            now > block.comes for awaited in self._awaited.values() for block in awaited.values()
+        )
+
+    def clear(self) -> tuple[list[Delivery], list[Delivery]]:
+        """Take everything that is not running, to hand it back: at once, and when what comes
+        before it has been handed back or is done."""
+        queued = [delivery for queue in self._queues.values() for delivery in queue]
+        later = {delivery.place for delivery in queued if self.is_busy(delivery.resource)}
+        for delivery in queued:
+            del self._in_hand[delivery.place]
+        self._queues.clear()
+        self._turns.clear()
+        self._blocked.clear()
+        self._awaited.clear()
+        self._waits.clear()
+        self._waiting = 0
+        queued.sort(key=_ORDER)
+        return (
+            [delivery for delivery in queued if delivery.place not in later],
+            [delivery for delivery in queued if delivery.place in later],
+        )
+
+    def __iter__(self) -> Iterator[Delivery]:
+        """Everything in hand: queued, waiting and running."""
+        return chain(self._in_hand.values(), self._back.values())
+
+    def is_busy(self, resource: str) -> bool:
+        """Whether an event of it runs, or has to come before those that are queued."""
+        held = resource in self._blocked or resource in self._awaited
+        return held or resource in self._running
+
+    @property
+    def known(self) -> int:
+        """How many of those that the server counts as delivered are accounted for here."""
+        return sum(1 for delivery in self if not delivery.stale) + len(self._blocked)
+
+    @property
+    def bytes(self) -> int:
+        """What all of it takes, as the server counts it."""
+        return self._in_hand.bytes + self._back.bytes
+
+    @property
+    def active(self) -> int:
+        """Messages in hand that run or could run, those behind a blocked one not counted."""
+        return len(self._in_hand) - self._waiting
+
+    @property
+    def queued(self) -> int:
+        """Messages that could run now."""
+        return sum(len(self._queues[resource]) for resource in self._turns)
+
+    @property
+    def runnable(self) -> bool:
+        return bool(self._turns)
+
+
+def _together(
+    queue: list[Delivery],
+    limit: int,
+    alone: Callable[[Delivery], bool],
+    share: Share | None,
+) -> list[Delivery]:
+    if share is None:
+        return list(takewhile(lambda delivery: not alone(delivery), queue[:limit]))
+    return list(
+        takewhile(lambda delivery: not alone(delivery) and share.take(delivery), queue[:limit])
+    )

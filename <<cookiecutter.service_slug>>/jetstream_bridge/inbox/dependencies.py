@@ -1,0 +1,96 @@
+"""What a handler or a middleware may ask for by the type of a parameter, decided when it registers.
+
+The event and the session are the transaction's own; nothing here opens or commits anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, get_origin, get_type_hints
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession as SQLAlchemySession
+from sqlmodel.ext.asyncio.session import AsyncSession
+from structlog.stdlib import BoundLogger
+
+from jetstream_bridge.core.errors import RegistrationError
+from jetstream_bridge.events.dead_letter import DeadLetter
+from jetstream_bridge.events.event import Event
+from jetstream_bridge.outbox.publisher import Publisher
+
+PublisherFactory = Callable[[AsyncSession], Publisher]
+Wants = tuple[tuple[str, type], ...]  # parameter name, and what to pass for it
+
+_KINDS: tuple[type, ...] = (SQLAlchemySession, Publisher, logging.Logger, BoundLogger)
+_REMEDY = "AsyncSession, Publisher, logging.Logger or structlog's BoundLogger"
+
+
+def hints_of(function: Callable[..., Any], name: str) -> list[tuple[str, Any]]:
+    """Return the parameters of `function` and what they are annotated with."""
+    parameters = inspect.signature(function).parameters.values()
+    try:
+        hints = get_type_hints(inspect.unwrap(function))
+    except NameError as error:
+        raise RegistrationError(
+            f"{name} has an annotation that does not exist when it runs: {error}; import the type "
+            "at the top of the module, and not under TYPE_CHECKING"
+        ) from error
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            raise RegistrationError(
+                f"{name} has a parameter {str(parameter)!r}, which cannot be passed by name; "
+                "write plain parameters"
+            )
+    return [(parameter.name, hints.get(parameter.name)) for parameter in parameters]
+
+
+def dependency(name: str, parameter: str, hint: Any, *, instead: str) -> type:
+    """Return what to pass for a parameter; raise `RegistrationError` if there is no such thing."""
+    if isinstance(hint, type):
+        for kind in _KINDS:
+            if issubclass(hint, kind):
+                return kind
+    shown = "no type" if hint is None else f"type {hint!r}"
+    raise RegistrationError(
+        f"{name} has a parameter {parameter!r} of {shown}; annotate it as {instead}{_REMEDY}"
+    )
+
+
+def is_event(hint: Any) -> bool:
+    return hint is Event or get_origin(hint) is Event
+
+
+class Supplies:
+    """What there is to ask for while one event is handled in one transaction."""
+
+    __slots__ = ("_publisher", "event", "session")
+
+    def __init__(
+        self, event: Event[Any], session: AsyncSession, publisher: PublisherFactory
+    ) -> None:
+        self.event = event
+        self.session = session
+        self._publisher = publisher
+
+    def arguments(self, wants: Iterable[tuple[str, type]], module: str) -> dict[str, object]:
+        """Return the arguments for a function of `module`."""
+        return {name: self._of(kind, module) for name, kind in wants}
+
+    def _of(self, kind: type, module: str) -> object:
+        if kind is Event:
+            return self.event
+        if kind is SQLAlchemySession:
+            return self.session
+        if kind is Publisher:
+            return self._publisher(self.session)
+        if kind is DeadLetter:
+            return self.event.payload
+        if kind is BoundLogger:
+            return structlog.stdlib.get_logger(module).bind(
+                event_id=self.event.event_id,
+                event_type=self.event.type,
+                trace_id=self.event.trace_id,
+            )
+        return logging.getLogger(module)

@@ -1,0 +1,126 @@
+"""The handlers that run now: none runs longer than it may, and who runs long is named.
+
+A look at all of them twice a second takes the place of a timer for each, of which a worker would
+set thousands in a second. A handler that blocks the event loop stops these looks as well; then
+the probes do not answer, and that is how it shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from jetstream_bridge.core.clock import loop_time
+from jetstream_bridge.core.durations import humanize
+from jetstream_bridge.core.errors import HandlerTimeoutError
+from jetstream_bridge.inbox.deliveries import Delivery
+
+logger = logging.getLogger(__name__)
+
+LONG_AFTER = 30.0  # seconds after which a handler is named, and again each time twice as long
+CANCEL_AGAIN = 5.0  # seconds until a handler that went on after its cancellation gets another
+
+
+@dataclass(eq=False, slots=True)
+class _Run:
+    """One handler at work on one event."""
+
+    delivery: Delivery
+    task: asyncio.Task[object]
+    limit: float | None
+    began: float = field(default_factory=loop_time)
+    told_at: float = LONG_AFTER
+    cancels: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return loop_time() - self.began
+
+    def __str__(self) -> str:
+        handler, delivery = self.delivery.handler, self.delivery
+        name = handler.name if handler is not None else "a handler"
+        return f"{name} with {delivery.event_type} {delivery.key} for {self.seconds:.0f} s"
+
+
+class HandlerWatch:
+    """Watches over the handlers of one worker, which has `slots` for them."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._runs: set[_Run] = set()
+
+    @contextmanager
+    def over(self, delivery: Delivery, limit: float | None) -> Iterator[None]:
+        """Note that a handler runs on `delivery`, for `limit` seconds at most (None: for ever).
+
+        Raises `HandlerTimeoutError` at the end of one that ran into its limit, also when it kept
+        its cancellation to itself.
+        """
+        task = asyncio.current_task()
+        assert task is not None
+        run = _Run(delivery, task, limit)
+        self._runs.add(run)
+        try:
+            yield
+        except asyncio.CancelledError as error:
+            if self._is_over(run) > 0 or not run.cancels:
+                raise  # somebody else wants it to stop, too
+            raise _expired(run) from error
+        finally:
+            self._runs.discard(run)
+        if run.cancels:
+            self._is_over(run)
+            raise _expired(run)
+
+    @staticmethod
+    def _is_over(run: _Run) -> int:
+        """Take our cancellations back; return how many of others are left."""
+        for _ in range(run.cancels):
+            run.task.uncancel()
+        return run.task.cancelling()
+
+    def look(self) -> None:
+        """Name who runs long, and cancel who is over the limit. To be called twice a second."""
+        for run in list(self._runs):
+            seconds = run.seconds
+            if seconds >= run.told_at:
+                run.told_at = 2 * seconds
+                _tell(run, logging.WARNING, f"handler has run for {seconds:.0f} s")
+            if run.limit is not None and seconds >= run.limit + run.cancels * CANCEL_AGAIN:
+                if run.cancels:
+                    _tell(run, logging.ERROR, "handler goes on after its cancellation")
+                run.cancels += 1
+                run.task.cancel()
+
+    @property
+    def problem(self) -> str | None:
+        """Say so when every slot has been held by one and the same event for long."""
+        runs = list(self._runs)
+        if len(runs) < self._slots or min(run.seconds for run in runs) < LONG_AFTER:
+            return None
+        longest = max(runs, key=lambda run: run.seconds)
+        return f"all {self._slots} slots are held by handlers that run long; {longest}"
+
+    def lines(self) -> list[str]:
+        """What runs now, the longest first."""
+        return [str(run) for run in sorted(self._runs, key=lambda run: run.began)]
+
+
+def _expired(run: _Run) -> HandlerTimeoutError:
+    assert run.limit is not None
+    event_type, limit = run.delivery.event_type, humanize(run.limit)
+    return HandlerTimeoutError(f"the handler of {event_type!r} did not finish within {limit}")
+
+
+def _tell(run: _Run, level: int, text: str) -> None:
+    delivery, handler = run.delivery, run.delivery.handler
+    extra = {
+        "event_id": delivery.key,
+        "event_type": delivery.event_type,
+        "handler": handler.place if handler is not None else None,
+        "seconds": round(run.seconds, 1),
+    }
+    logger.log(level, "%s: %s %s", text, delivery.event_type, delivery.key, extra=extra)

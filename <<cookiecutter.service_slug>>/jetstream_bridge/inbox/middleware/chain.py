@@ -1,0 +1,167 @@
+"""Middlewares around handlers: the first one added is the outermost, global ones come first.
+
+They run inside the transaction that the handler's work belongs to. An error of the handler may
+be kept from the worker only inside a savepoint: otherwise half of the handler's writes would be
+committed with the rest.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from jetstream_bridge.core.errors import RegistrationError, TransactionControlError
+from jetstream_bridge.events.event import Event
+from jetstream_bridge.inbox.dependencies import Supplies, Wants, dependency, hints_of
+from jetstream_bridge.inbox.middleware.ended import Observer
+
+if TYPE_CHECKING:
+    from jetstream_bridge.inbox.handlers import Handler
+
+
+class CallNext(Protocol):
+    """Goes on to the next middleware, or to the handler: `await call_next(event)`."""
+
+    def __call__(self, event: Event[Any] | None = None, /) -> Awaitable[None]: ...
+
+
+# `async def __call__(self, event, call_next)`, an object or a function. After these two it may
+# ask for more by type, as a handler does.
+Middleware = Callable[..., Awaitable[None]]
+Part = Middleware | Observer
+
+_FORM = "write `async def __call__(self, event, call_next)`, or `def ended(self, end)`"
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    function: Middleware
+    wants: Wants
+    module: str
+
+
+def checked_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """Return `parts`; raise `RegistrationError` for one that is neither of the two."""
+    for part in parts:
+        if isinstance(part, type):
+            raise RegistrationError(
+                f"{part.__name__} is a class; give an object: {part.__name__}()"
+            )
+        link = _link(part)
+        if link is None and not isinstance(part, Observer):
+            raise RegistrationError(f"{part!r} is no middleware; {_FORM}")
+        ended = getattr(part, "ended", None)
+        if ended is not None and inspect.iscoroutinefunction(ended):
+            raise RegistrationError(f"{part!r}: `ended` is told and returns at once; write `def`")
+    return tuple(parts)
+
+
+def _link(part: Part) -> _Link | None:
+    """Return how to call `part`, or None for one that only observes."""
+    if not callable(part):
+        return None
+    function: Middleware = part if inspect.isroutine(part) else type(part).__call__.__get__(part)
+    name = getattr(function, "__qualname__", repr(part))
+    if not inspect.iscoroutinefunction(function):
+        raise RegistrationError(f"{name} is not a coroutine function; {_FORM}")
+    hints = hints_of(function, name)
+    if len(hints) < 2:
+        raise RegistrationError(f"{name} takes no event and no call_next; {_FORM}")
+    wants = tuple(
+        (parameter, dependency(name, parameter, hint, instead="")) for parameter, hint in hints[2:]
+    )
+    return _Link(function, wants, function.__module__)
+
+
+class Middlewares:
+    """The global middlewares and observers of a service, and how they join a handler's own."""
+
+    def __init__(self) -> None:
+        self._parts: tuple[Part, ...] = ()
+        self._chains: dict[Handler, Chain | None] = {}
+        self._observers: dict[Handler | None, tuple[Observer, ...]] = {}
+        self._takes_default: dict[Handler, bool] = {}
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The global ones, in order."""
+        return self._parts
+
+    def use(self, *parts: Part) -> None:
+        self._parts += checked_parts(parts)
+        self._chains.clear()
+        self._takes_default.clear()
+        self._observers.clear()
+
+    def chain(self, handler: Handler) -> Chain | None:
+        """Return what wraps `handler`; None when nothing does."""
+        try:
+            return self._chains[handler]
+        except KeyError:
+            links = [link for part in self._of(handler) if (link := _link(part)) is not None]
+            chain = self._chains[handler] = Chain(links, handler) if links else None
+            return chain
+
+    def limit(self, handler: Handler, default: float | None) -> float | None:
+        """Return the seconds that `handler` may run; None where one of its middlewares knows."""
+        try:
+            return default if self._takes_default[handler] else None
+        except KeyError:
+            own = any(getattr(part, "limits_handlers", False) for part in self._of(handler))
+            self._takes_default[handler] = not own
+            return None if own else default
+
+    def observers(self, handler: Handler | None) -> tuple[Observer, ...]:
+        """Return who is told how events of `handler` end; None: of events without a handler."""
+        try:
+            return self._observers[handler]
+        except KeyError:
+            found = tuple(part for part in self._of(handler) if isinstance(part, Observer))
+            self._observers[handler] = found
+            return found
+
+    def _of(self, handler: Handler | None) -> tuple[Part, ...]:
+        return self._parts if handler is None else (*self._parts, *handler.options.middlewares)
+
+
+class Chain:
+    """The middlewares of one handler, and the handler at their end."""
+
+    def __init__(self, links: Sequence[_Link], handler: Handler) -> None:
+        self._links = tuple(links)
+        self._handler = handler
+
+    async def run(self, event: Event[Any], supplies: Supplies) -> None:
+        """Pass `event` through; raise what comes out, or what was kept in without a savepoint."""
+        session = supplies.session.sync_session
+        unguarded: list[BaseException] = []
+
+        async def call(position: int, event: Event[Any]) -> None:
+            if position == len(self._links):
+                supplies.event = event
+                arguments = supplies.arguments(self._handler.wants, self._handler.module)
+                await self._handler.function(**arguments)
+                return
+            link = self._links[position]
+
+            async def call_next(changed: Event[Any] | None = None, /) -> None:
+                in_savepoint = session.in_nested_transaction()
+                try:
+                    await call(position + 1, event if changed is None else changed)
+                except BaseException as error:
+                    if not in_savepoint:
+                        unguarded.append(error)
+                    raise
+
+            supplies.event = event
+            await link.function(event, call_next, **supplies.arguments(link.wants, link.module))
+
+        await call(0, event)
+        if unguarded:
+            raise TransactionControlError(
+                f"a middleware of {self._handler.name} kept {unguarded[0]!r} to itself, and what "
+                "was written before it would be committed; call the next one inside "
+                "`async with session.begin_nested()`"
+            ) from unguarded[0]

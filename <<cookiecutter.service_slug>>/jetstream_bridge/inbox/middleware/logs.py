@@ -1,0 +1,46 @@
+"""One line for each event."""
+
+from __future__ import annotations
+
+import logging
+
+from jetstream_bridge.core.error_report import report, traceback_of
+from jetstream_bridge.inbox.middleware.ended import Ended
+
+logger = logging.getLogger(__name__)
+
+_LEVELS = {"retried": logging.WARNING, "dead_lettered": logging.ERROR}
+
+
+class Logging:
+    """Logs one line for each delivery, when its end is settled, and never the payload.
+
+    The line has `event_id`, `event_type`, `resource`, `trace_id`, `deliveries`, `outcome` and
+    `milliseconds`; of a failure also the error, and the traceback if own code had a part in it. The
+    worker's own lines, which have no time, are then left out. Successes are logged at `level`,
+    retries as warnings, dead letters as errors.
+    """
+
+    def __init__(self, *, level: int = logging.INFO) -> None:
+        self._level = level
+
+    def ended(self, end: Ended) -> None:
+        level = _LEVELS.get(end.outcome, self._level)
+        if not logger.isEnabledFor(level):
+            return
+        fields: dict[str, object] = {
+            "event_id": end.event_id,
+            "event_type": end.event_type,
+            "resource": end.resource,
+            "trace_id": end.trace_id,
+            "deliveries": end.deliveries,
+            "outcome": end.outcome,
+            "milliseconds": None if end.seconds is None else round(end.seconds * 1000, 3),
+        }
+        if end.delay is not None:
+            fields["again_in_seconds"] = round(end.delay, 3)
+        if end.error is not None:
+            told, trace = report(end.error), traceback_of(end.error)
+            logger.log(level, "event %s: %s", end.outcome, told, extra=fields, exc_info=trace)
+        else:
+            logger.log(level, "event %s", end.outcome, extra=fields)

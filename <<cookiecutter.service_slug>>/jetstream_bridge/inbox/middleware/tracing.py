@@ -1,0 +1,66 @@
+"""The trace that an event belongs to, in the log lines and spans of whatever handles it.
+
+Most processes record no spans. Those pay for reading the headers and for a context variable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry import context as contexts
+from opentelemetry import trace
+from structlog.contextvars import bind_contextvars, reset_contextvars
+
+from jetstream_bridge.events.event import Event
+from jetstream_bridge.inbox.middleware.chain import CallNext
+from jetstream_bridge.nats.tracing import TRACER, context_of
+
+
+class Tracing:
+    """Continues the W3C trace of the event's headers, and binds its ids to every log line.
+
+    Events that the handler publishes carry the trace on. Spans are recorded only where the
+    process has configured OpenTelemetry; without that nothing is exported.
+    """
+
+    def __init__(self) -> None:
+        self._tracer = trace.get_tracer(TRACER)
+
+    async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
+        parent = context_of(event.metadata.headers)
+        span = self._tracer.start_span(
+            f"handle {event.type}", context=parent, kind=trace.SpanKind.CONSUMER
+        )
+        if span.is_recording():
+            span.set_attributes(_attributes(event))
+        bound = {"trace_id": event.trace_id, "event_id": event.event_id, **_of_span(span)}
+        attached = contexts.attach(trace.set_span_in_context(span, parent))
+        tokens = bind_contextvars(**bound)
+        try:
+            await call_next(event)
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+        finally:
+            reset_contextvars(**tokens)
+            contexts.detach(attached)
+            span.end()
+
+
+def _attributes(event: Event[Any]) -> dict[str, str]:
+    return {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": event.metadata.subject,
+        "messaging.consumer.group.name": event.metadata.consumer,
+        "messaging.message.id": event.event_id,
+    }
+
+
+def _of_span(span: trace.Span) -> dict[str, str]:
+    """The W3C ids, beside the envelope's own trace id, which need not be one."""
+    ids = span.get_span_context()
+    if not ids.is_valid:
+        return {}
+    return {"traceparent": f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"}

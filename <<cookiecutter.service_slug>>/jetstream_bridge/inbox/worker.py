@@ -1,0 +1,366 @@
+"""The worker of one durable consumer: every event takes effect once, and none is dropped.
+
+An event leaves the stream only after its effect is committed, or after its dead letter is stored
+(or parked in the inbox). Everything else ends in another delivery. A database that is away is
+nobody's failure: the worker holds what it has until it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+from jetstream_bridge.core.clock import loop_time
+from jetstream_bridge.core.config import BridgeConfig
+from jetstream_bridge.core.leases import LeaseLostError
+from jetstream_bridge.inbox.batch import Transactions
+from jetstream_bridge.inbox.batch_sizing import Pace
+from jetstream_bridge.inbox.concurrency_limits import Slots
+from jetstream_bridge.inbox.deliveries import Deliveries, Delivery
+from jetstream_bridge.inbox.isolation import Solitude
+from jetstream_bridge.inbox.order_check import EVERY, Lookout, Statuses
+from jetstream_bridge.inbox.outage import Outage
+from jetstream_bridge.inbox.outcomes import Outcomes
+from jetstream_bridge.inbox.outstanding import View
+from jetstream_bridge.inbox.reading import Reader
+from jetstream_bridge.inbox.retry_policy import Tries
+from jetstream_bridge.inbox.single_run import Attempts, Hooks, Step
+from jetstream_bridge.nats.connection import Connection
+from jetstream_bridge.nats.pull_loop import PullLoop
+from jetstream_bridge.nats.pull_requests import Room
+from jetstream_bridge.topology.durable_names import DurableSpec
+
+logger = logging.getLogger(__name__)
+
+TICK = 0.5  # seconds at most between two looks at the clock
+HAND_BACK_AFTER = 1.0  # seconds for a handler to end once it was cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """Which consumer this is, and how to make sure that it is there."""
+
+    spec: DurableSpec
+    stream: str
+    ensure: Callable[[], Awaitable[object]]
+    made: Callable[[], str | None]  # which stream it is, as `ensure` found it; None: not known
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+class Worker:
+    """Handles the events of one durable until it is told to stop."""
+
+    def __init__(
+        self,
+        durable: Durable,
+        config: BridgeConfig,
+        connection: Connection,
+        reader: Reader,
+        transactions: Transactions,
+        outcomes: Outcomes,
+        tries: Tries,
+        *,
+        outage: Outage,
+        solitude: Solitude,
+        view: View | None,
+        statuses: Statuses,
+        alone: bool,
+        slots: Slots | None = None,
+    ) -> None:
+        self.durable = durable
+        self._config = config
+        self._reader = reader
+        self._outcomes = outcomes
+        self._tries = tries
+        self._pace = Pace(
+            batch_size=config.worker_batch_size, concurrency=config.worker_concurrency
+        )
+        self._hand = Deliveries(slots)
+        self._watch = transactions.watch
+        self._attempts = Attempts(
+            config,
+            transactions,
+            outcomes,
+            tries,
+            self._pace,
+            outage,
+            solitude,
+            Hooks(
+                accepting=lambda: self._accepting,
+                retry_at=self._retry_at,
+                lost_lease=self._lost_lease,
+            ),
+        )
+        self._running: set[asyncio.Task[None]] = set()
+        self._dispatching = False
+        self._accepting = True
+        self._stopped = asyncio.Event()
+        self._outage = outage
+        self._holding: dict[str, Delivery] = {}  # held back for a while, by resource
+        self._lookout = Lookout(
+            view, self._hand, statuses, ack_wait=durable.spec.ack_wait, alone=alone
+        )
+        self.failure: BaseException | None = None  # of a batch that died of a fault of our own
+        self.lost_lease = asyncio.Event()  # then it hands out nothing more, and has to be stopped
+        self._pull = PullLoop(
+            connection,
+            stream=durable.stream,
+            durable=durable.name,
+            deliver=self._arrived,
+            room=self._room,
+            ensure=self._ensure,
+        )
+        self._made: str | None = None
+        outcomes.line.attach(sure=lambda: self._pull.sure, again=self._take_back)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing is being handled, for readiness."""
+        problem = self._outage.problem or self._pull.problem
+        return problem or self._watch.problem
+
+    @property
+    def running(self) -> list[str]:
+        """A line for each handler that runs, the longest first."""
+        return self._watch.lines()
+
+    async def run(self) -> None:
+        """Pull and handle until `stop`. Owns the heartbeat beside the pull loop."""
+        async with asyncio.TaskGroup() as tasks:
+            name = self.durable.name
+            heart = tasks.create_task(self._keep_alive(), name=f"heartbeat {name}")
+            watch = tasks.create_task(self._outage.watch(self._resume), name=f"outage {name}")
+            lookout = tasks.create_task(
+                self._lookout.run(self._dispatch_soon), name=f"lookout {name}"
+            )
+            try:
+                await self._pull.run()
+                await self._stopped.wait()  # what still runs needs its heartbeats
+            finally:
+                heart.cancel()
+                watch.cancel()
+                lookout.cancel()
+                await self._outage.close()
+
+    async def stop(self, grace: float) -> None:
+        """Fetch nothing more, finish what runs within `grace` seconds, hand back the rest."""
+        self._accepting = False
+        await self._pull.stop()
+        queued, later = self._hand.clear()
+        await self._hand_back(queued)
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=grace)
+            for task in late:
+                logger.warning("a handler did not finish within %.0f s; it is stopped", grace)
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=HAND_BACK_AFTER)
+        # After what they follow, so that nobody gets them first.
+        await self._hand_back([*self._hand, *later])
+        if self._pull.sure:
+            await self._outcomes.line.settle()
+        self._stopped.set()
+
+    async def _hand_back(self, deliveries: Sequence[Delivery], *, delay: float = 0.0) -> None:
+        """Let another worker have these now, and not when `ack_wait` is over."""
+        for delivery in deliveries:
+            if delivery.begun:
+                await self._outcomes.not_begun(delivery)
+            await self._outcomes.nak(delivery, delay=delay)
+
+    def _room(self) -> Room:
+        if not self._accepting or self._outage.problem is not None:
+            return Room(0, 0)
+        if self._lookout.quiet:
+            return Room(0, 0)
+        # Followers of an event that is to come may fill all the room. It comes before what is new,
+        # so that one message, asked for when it is due, is the one that they wait for.
+        now = loop_time()
+        return Room(
+            messages=max(self._pace.prefetch - self._hand.active, self._lookout.missing),
+            bytes=self._config.worker_max_bytes - self._hand.bytes,
+            takes_any=not self._hand.bytes
+            or self._hand.awaits(now)
+            or self._lookout.asks_for_one(now),
+        )
+
+    # --- taking in and handing out
+
+    async def _ensure(self) -> None:
+        """Make sure of the durable, and notice when its stream is another one than before."""
+        await self.durable.ensure()
+        made = self.durable.made()
+        if self._made is not None and made != self._made:
+            logger.warning(
+                "stream %s was made anew; %d events of the old one are in hand and will be handled",
+                self.durable.stream,
+                self._hand.made_anew(),
+            )
+            self._dispatch_soon()
+        self._made = made
+        await self._lookout.look()
+
+    def _take_back(self, delivery: Delivery) -> None:
+        """Try an event again that its stream cannot deliver again."""
+        self._hand.add(delivery)
+        self._dispatch_soon()
+
+    def _arrived(self, msg: Msg) -> None:
+        delivery = Delivery(msg, self._reader)
+        self._lookout.arrived(delivery, delivery.count)
+        self._hand.add(delivery)
+        self._dispatch_soon()
+
+    def _dispatch_soon(self) -> None:
+        """Once for all that arrives together, so that it shares transactions."""
+        if not self._dispatching:
+            self._dispatching = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatching = False
+        while self._may_begin and self._hand.runnable:
+            free = self._config.worker_concurrency - len(self._running)
+            if free <= 0 or not self._pace.worthwhile(self._hand.queued, len(self._running)):
+                break
+            batch = self._hand.take(self._batch_size(free), alone=self._runs_alone)
+            if not batch:  # handlers at their limits; one that finishes asks again
+                break
+            task = asyncio.create_task(self._handle(batch), name=f"batch {self.durable.name}")
+            self._running.add(task)
+            task.add_done_callback(self._finished)
+        self._pull.poke()
+
+    @property
+    def _may_begin(self) -> bool:
+        """While the database is in doubt, one event shows whether it works again."""
+        if self._lookout.pauses:
+            return False
+        if self._outage.problem is None:
+            return self._accepting
+        return self._accepting and self._outage.trial and not self._running
+
+    def _batch_size(self, free: int) -> int:
+        in_doubt = self._outage.problem is not None
+        return 1 if in_doubt else self._pace.batch(self._hand.queued, free)
+
+    def _resume(self) -> bool:
+        """The database takes a write: go on, and say whether there is anything to try."""
+        self._dispatch_soon()
+        return any(True for _ in self._hand)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.failure = task.exception()
+            logger.error("a batch died", exc_info=self.failure)
+        self._dispatch_soon()
+
+    def _runs_alone(self, delivery: Delivery) -> bool:
+        """Needs a transaction of its own, or none at all."""
+        handler = delivery.handler
+        return (
+            delivery.verdict is not None
+            or handler is None
+            or handler.options.isolated
+            or self._tries.may_have_run(delivery)
+        )
+
+    # --- handling
+
+    async def _handle(self, batch: list[Delivery]) -> None:
+        unhandled: Sequence[Delivery] = batch
+        given_back_after = 0.0
+        try:
+            unhandled = await self._handle_all(batch)
+        except BaseException:  # a fault of this module's: not at once again, or it would spin
+            given_back_after = self._tries.default_delay(1) if self._accepting else 0.0
+            raise
+        finally:
+            keep = self._accepting and not given_back_after
+            self._hand.finish(batch, unhandled=unhandled if keep else ())
+            if keep:
+                self._hold(unhandled)
+            else:
+                await self._hand_back(unhandled, delay=given_back_after)
+
+    async def _handle_all(self, batch: list[Delivery]) -> Sequence[Delivery]:
+        """Handle `batch`, together if possible; return what must wait and was not tried."""
+        if len(batch) > 1:
+            batch = await self._attempts.together(batch)
+        stopped: set[str] = set()  # resources whose earlier event has to come first
+        unhandled: list[Delivery] = []
+        for position, delivery in enumerate(batch):
+            if not self._accepting or self._in_outage:
+                return [*unhandled, *batch[position:]]
+            if delivery.resource in stopped or delivery.wait:
+                stopped.add(delivery.resource)
+                unhandled.append(delivery)
+                continue
+            step = await self._attempts.one(delivery)
+            if step is not Step.DONE:
+                stopped.add(delivery.resource)
+            if step is Step.UNTRIED:
+                unhandled.append(delivery)
+        return unhandled
+
+    @property
+    def _in_outage(self) -> bool:
+        return self._outage.problem is not None and not self._outage.trial
+
+    def _lost_lease(self, error: LeaseLostError) -> None:
+        """Another worker has the lease: what is in hand is its business now."""
+        logger.warning("%s", error)
+        self._accepting = False
+        self.lost_lease.set()
+
+    # --- what has to wait
+
+    def _retry_at(self, delivery: Delivery, delay: float) -> None:
+        """It comes again from the server, after `delay` seconds."""
+        due = loop_time() + delay
+        patience = 2 * self.durable.spec.ack_wait + EVERY
+        self._holding.pop(delivery.resource, None)
+        self._hand.block(delivery, due=due + EVERY, until=due + patience)
+
+    def _hold(self, deliveries: Sequence[Delivery]) -> None:
+        """Those that found something busy stay in hand, and so do their followers."""
+        for delivery in deliveries:
+            if not delivery.wait:
+                continue
+            self._holding[delivery.resource] = delivery
+            self._hand.block(delivery, due=math.inf, until=math.inf)
+            asyncio.get_running_loop().call_later(delivery.wait, self._release, delivery)
+            delivery.wait = 0.0
+
+    def _release(self, delivery: Delivery) -> None:
+        if self._holding.get(delivery.resource) is delivery:
+            del self._holding[delivery.resource]
+            self._hand.unblock(delivery.resource)
+            self._dispatch_soon()
+
+    # --- what happens by the clock
+
+    async def _keep_alive(self) -> None:
+        """Tell the server about what is held long, and look after blocks."""
+        third = self.durable.spec.ack_wait / 3
+        pause = min(third / 2, TICK)
+        while True:
+            await asyncio.sleep(pause)
+            self._watch.look()
+            if self._pull.sure:
+                await self._outcomes.line.settle()
+            now = loop_time()
+            for delivery in [d for d in self._hand if now - d.touched >= third]:
+                delivery.touched = now
+                await self._outcomes.in_progress(delivery)
+            if await self._lookout.check():
+                self._dispatch_soon()

@@ -1,0 +1,83 @@
+"""A row of the outbox as a message. Whatever is wrong with a row is that row's refusal.
+
+Other programs write rows too, and SQLite keeps whatever it is given. So a claim reads its rows
+in a form that cannot fail, and what a row cannot be made into stands in its message as a flaw.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Boolean, Text
+from sqlalchemy.engine import Row
+from sqlalchemy.types import TypeEngine
+
+from jetstream_bridge.core.columns import LenientText
+from jetstream_bridge.events.envelope import GEM_ID_HEADER
+from jetstream_bridge.events.wire_rules import event_id_flaw, headers_flaw, subject_flaw
+from jetstream_bridge.nats.publishing import Outgoing
+
+MOST_ATTEMPTS = 1_000_000  # a number that can still be counted up, whatever stands there
+
+
+# `first_held` is the oldest waiting row of the same resource: before this row, it blocks it;
+# after it, it may go on when this row is stored. Rows without a resource wait for nobody.
+# `enqueued` is in seconds since 1970, or NULL.
+_FIRST_HELD = """(SELECT min(h.id) FROM jetstream_outbox_events h
+                   WHERE h.held AND h.resource = e.resource AND h.resource <> ''
+                     AND h.id <> e.id) AS first_held"""
+
+COLUMNS = {
+    "postgresql": f"""
+        e.id, e.event_id, e.subject, CAST(e.payload AS TEXT) AS body,
+        CAST(e.headers AS TEXT) AS headers, least(e.attempts, {MOST_ATTEMPTS}) AS attempts,
+        e.resource, e.held, CAST(extract(epoch FROM e.enqueued_at) AS float8) AS enqueued,
+        {_FIRST_HELD}""",
+    "sqlite": f"""
+        e.id, CAST(e.event_id AS BLOB) AS event_id, CAST(e.subject AS BLOB) AS subject,
+        CAST(e.payload AS BLOB) AS body, CAST(e.headers AS BLOB) AS headers,
+        min(CAST(e.attempts AS INTEGER), {MOST_ATTEMPTS}) AS attempts,
+        CAST(e.resource AS BLOB) AS resource, NOT NOT e.held AS held,
+        CASE typeof(e.enqueued_at) WHEN 'text'
+          THEN (julianday(e.enqueued_at) - 2440587.5) * 86400 END AS enqueued,
+        {_FIRST_HELD}""",
+}
+
+TYPES: dict[str, dict[str, TypeEngine[Any]]] = {
+    "postgresql": {"body": Text(), "headers": Text()},
+    "sqlite": {
+        # Half of a surrogate pair stands for a byte that is none, and is found as a flaw. The
+        # resource is a parameter of statements, which must be Unicode.
+        **{
+            name: LenientText("surrogateescape")
+            for name in ("event_id", "subject", "body", "headers")
+        },
+        "resource": LenientText("replace"),
+        "held": Boolean(),
+    },
+}
+
+
+def message_of(row: Row[Any], id_header: str) -> Outgoing:
+    """Return the message that `row` is, with its flaw if it cannot be sent; never raises."""
+    try:
+        return _message(row, id_header)
+    except Exception as error:  # any: the next row must not wait for what this one is
+        return Outgoing(row.id, str(row.subject), b"", {}, flaw=f"unreadable row: {error!a}")
+
+
+def _message(row: Row[Any], id_header: str) -> Outgoing:
+    headers = _own(json.loads(row.headers)) if row.headers != "{}" else {}
+    flaw = subject_flaw(row.subject) or event_id_flaw(row.event_id) or headers_flaw(headers)
+    if flaw is not None:
+        return Outgoing(row.id, str(row.subject), b"", {}, flaw=flaw)
+    return Outgoing(row.id, row.subject, row.body.encode(), {**headers, id_header: row.event_id})
+
+
+def _own(headers: Any) -> Any:
+    """Leave out the event's id, which the relay writes itself and peers spell in their own way."""
+    if not isinstance(headers, Mapping):
+        return headers
+    return {name: value for name, value in headers.items() if name.lower() != GEM_ID_HEADER}

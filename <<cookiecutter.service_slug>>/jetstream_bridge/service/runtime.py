@@ -1,0 +1,110 @@
+"""What every process of the service runs on: database, bridge and health, started and stopped.
+
+Starting waits for nobody: neither NATS nor the database need be there. Stopping ends in time: a
+process that has not stopped a while after its grace is ended from outside the event loop, since
+a handler that blocks the loop blocks every time limit in it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+from fastapi import FastAPI
+
+from jetstream_bridge.bridge import Bridge
+from jetstream_bridge.inbox.registry import Consumers
+from jetstream_bridge.nats.session import ClientFactory, GuardedClient
+from jetstream_bridge.operations.queue_metrics import QueueMetrics
+from jetstream_bridge.service.configuration_warnings import advice
+from jetstream_bridge.service.database import Database, open_database
+from jetstream_bridge.service.health import Health
+from jetstream_bridge.service.jetstream_health import JetStreamHealth
+from jetstream_bridge.service.ready_metrics import ReadyMetrics
+from jetstream_bridge.service.schema import pending_migrations
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.shutdown import Shutdown
+from jetstream_bridge.service.telemetry import flush_spans
+
+_CLOSE_DATABASE = 3.0  # seconds
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The running parts of one process."""
+
+    settings: BridgeSettings
+    database: Database
+    bridge: Bridge
+    health: Health
+    jetstream: JetStreamHealth
+    queues: QueueMetrics
+    readiness: ReadyMetrics
+
+    def attach(self, app: FastAPI) -> None:
+        """Hand the parts to `app`, whose routes and dependencies take them from its state."""
+        app.state.settings = self.settings
+        app.state.database = self.database
+        app.state.bridge = self.bridge
+        app.state.health = self.health
+        app.state.jetstream = self.jetstream
+        app.state.queues = self.queues
+        app.state.readiness = self.readiness
+
+
+@asynccontextmanager
+async def running(
+    settings: BridgeSettings,
+    *,
+    relay: bool = False,
+    consumers: Consumers | None = None,
+    handlers: Consumers | None = None,
+    make_client: ClientFactory = GuardedClient,
+    shutdown: Shutdown | None = None,
+) -> AsyncIterator[Runtime]:
+    """Run the bridge with what this process is for: relaying, consuming, or neither.
+
+    `shutdown` knows since when the process is to stop. `handlers` are those that another process
+    runs: this one looks at how far behind they are.
+    """
+    for warning in advice(settings):
+        _log.warning(warning)
+    database = open_database(settings)
+    pending = partial(pending_migrations, settings.root, database.reading)
+    bridge = Bridge(
+        settings.bridge(),
+        database.sessions,
+        relay=relay,
+        consumers=consumers,
+        handlers=handlers,
+        pending_migrations=pending,
+        make_client=make_client,
+    )
+    health = Health(database, bridge, pending)
+    jetstream = JetStreamHealth(bridge, settings)
+    queues = QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters)
+    readiness = ReadyMetrics(health, settings)
+    shutdown = shutdown or Shutdown(settings.shutdown_grace)
+    shutdown.running = bridge.running
+    await bridge.__aenter__()
+    try:
+        yield Runtime(settings, database, bridge, health, jetstream, queues, readiness)
+    finally:
+        with shutdown.bounded():
+            await asyncio.gather(bridge.stop(grace=shutdown.left), health.close(), queues.close())
+            await _close(database)
+            await flush_spans()
+
+
+async def _close(database: Database) -> None:
+    try:
+        async with asyncio.timeout(_CLOSE_DATABASE):
+            await database.close()
+    except TimeoutError:
+        _log.warning("the database did not answer while its connections were closed")

@@ -1,0 +1,49 @@
+"""What can be known to be wrong before a process starts, without asking anybody.
+
+`validate` says it, and the API and the worker end for it: one line for each fault, status 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from jetstream_bridge.core.errors import ConfigurationError, RegistrationError
+from jetstream_bridge.inbox.registry import Consumers
+from jetstream_bridge.nats.options import NatsOptions
+from jetstream_bridge.service.settings import BridgeSettings, exit_with, load_settings
+
+_Service = TypeVar("_Service", bound=BridgeSettings)
+LoadConsumers = Callable[[], Consumers]
+
+
+def checked_settings(cls: type[_Service], load_consumers: LoadConsumers) -> _Service:
+    """Return the settings with which this process can start; end it where it cannot."""
+    settings = load_settings(cls)
+    if found := faults(settings, load_consumers):
+        exit_with(found)
+    return settings
+
+
+def faults(settings: BridgeSettings, load_consumers: LoadConsumers) -> list[str]:
+    """What is wrong with the login's files and with the handlers; one line for each."""
+    return [fault for fault in (_login(settings), _handlers(settings, load_consumers)) if fault]
+
+
+def _login(settings: BridgeSettings) -> str | None:
+    """What is wrong with the files that the connection to NATS needs."""
+    try:
+        NatsOptions(settings.bridge().connection).arguments()
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _handlers(settings: BridgeSettings, load_consumers: LoadConsumers) -> str | None:
+    try:
+        consumers = load_consumers()
+        consumers.check()
+        consumers.durables(settings.bridge())
+    except RegistrationError as error:
+        return str(error)
+    return None

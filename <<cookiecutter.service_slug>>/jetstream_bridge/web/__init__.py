@@ -1,0 +1,1 @@
+"""Routers for health, metrics and administration, and the operator's console."""

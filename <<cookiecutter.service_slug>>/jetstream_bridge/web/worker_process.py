@@ -1,0 +1,124 @@
+"""The consuming process: `python -m app.worker`.
+
+On SIGTERM or SIGINT it stops asking for events, finishes those in hand within the grace, hands
+the rest back to NATS and exits with status 0. A second signal ends it at once; what does not let
+itself be stopped is ended a few seconds after the grace, with status 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from jetstream_bridge.inbox.registry import Consumers
+from jetstream_bridge.service import problems, telemetry
+from jetstream_bridge.service.logs import configure_logging
+from jetstream_bridge.service.runtime import Runtime, running
+from jetstream_bridge.service.settings import BridgeSettings, exit_with
+from jetstream_bridge.service.shutdown import Shutdown, on_signals
+from jetstream_bridge.service.start_checks import LoadConsumers, checked_settings
+from jetstream_bridge.web import health, metrics
+
+_CLOSE_PROBES = 2.0  # seconds
+
+_log = structlog.get_logger("app.worker")  # not __main__, as which it runs
+
+
+def run_worker(cls: type[BridgeSettings], load_consumers: LoadConsumers) -> None:
+    """Consume until a signal comes; ends this process where it cannot start."""
+    settings = checked_settings(cls, load_consumers)
+    configure_logging(settings.log_level, settings.log_format)
+    telemetry.configure_tracing(settings)
+    listener = _listen(settings.worker_port)
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        runner.run(work(settings, load_consumers(), listener))
+
+
+async def work(settings: BridgeSettings, consumers: Consumers, listener: socket.socket) -> None:
+    """Consume until a signal comes; the probes answer on `listener`."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    shutdown = Shutdown(settings.shutdown_grace)
+    shutdown.arm()
+
+    def ask_to_stop(_number: int) -> None:
+        shutdown.ask()
+        loop.call_soon_threadsafe(stop.set)
+
+    with on_signals(ask_to_stop):
+        async with (
+            running(settings, consumers=consumers, shutdown=shutdown) as runtime,
+            _probes(runtime, listener),
+        ):
+            _log.info("worker started", port=settings.worker_port)
+            await stop.wait()
+            _log.info("worker stopping", grace=settings.shutdown_grace)
+    _log.info("worker stopped")
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # there is none for this platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def _listen(port: int) -> socket.socket:
+    """Take the port before anything starts, so that a taken one is a bad setting and no crash."""
+    try:
+        return _bound(port)
+    except OSError as error:
+        reason = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+        exit_with([f"WORKER_PORT: {port} {reason}; stop the other process, or write another port"])
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that takes IPv6 and IPv4, or IPv4 only where the machine has no other."""
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+    return socket.create_server(("", port))
+
+
+class _ProbeServer(uvicorn.Server):
+    """Uvicorn without its signal handlers: the worker decides when it ends."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def _probes(runtime: Runtime, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `/healthz`, `/readyz` and `/metrics` for as long as the body runs."""
+    app = FastAPI(openapi_url=None, telemetry=telemetry.FASTAPI)
+    problems.install(app)
+    app.include_router(health.router)
+    app.include_router(metrics.router)
+    runtime.attach(app)
+    server = _ProbeServer(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait([serving], timeout=_CLOSE_PROBES)

@@ -1,0 +1,84 @@
+"""Style and types hold in this repository, in the template where it stands, and in services."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.template.baking import ROOT, TEMPLATE, clean_environment
+
+
+def run(folder: Path, *command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=840,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# The caches stay out of the template's folder: another test may be baking it.
+def ruff(folder: Path, *targets: str) -> None:
+    run(folder, "ruff", "check", "--no-cache", *targets)
+    run(folder, "ruff", "format", "--no-cache", "--check", *targets)
+
+
+def mypy(folder: Path, cache: Path, *targets: str) -> None:
+    run(folder, "mypy", "--strict", "--cache-dir", str(cache), *targets)
+
+
+@pytest.fixture(scope="module")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mypy")
+
+
+def test_style_of_the_repository_and_the_template() -> None:
+    ruff(ROOT)
+
+
+def test_types_of_the_repository(mypy_cache: Path) -> None:
+    mypy(ROOT, mypy_cache / "repository", ".")
+
+
+def test_types_of_the_template_where_it_stands(mypy_cache: Path) -> None:
+    mypy(TEMPLATE, mypy_cache / "template", "app", "jetstream_bridge", "migrations", "tests")
+
+
+def test_the_packages_layers_hold() -> None:
+    program = Path(sysconfig.get_path("scripts")) / "lint-imports"
+    done = subprocess.run(
+        [program, "--no-cache", ROOT / "pyproject.toml"],
+        cwd=TEMPLATE,
+        env=clean_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_style_and_types_of_a_small_service(small_service: Path, mypy_cache: Path) -> None:
+    """Those of the default one are tested by its own `make lint`, in an environment of its own."""
+    ruff(small_service)
+    mypy(small_service, mypy_cache / "service")
+
+
+def test_the_environment_of_the_repository_has_all_that_a_service_has() -> None:
+    def project(path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+        return found
+
+    of_a_service = project(TEMPLATE / "pyproject.toml")
+    wanted = {*of_a_service["dependencies"], *of_a_service["optional-dependencies"]["dev"]}
+    assert wanted <= {*project(ROOT / "pyproject.toml")["dependencies"]}
