@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 
 
 from benchmarks import bare, ours  # noqa: E402
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer  # noqa: E402
+from jetstream_bridge.testing.postgres import PostgresServer  # noqa: E402
+from jetstream_bridge.testing.servers import NatsServer  # noqa: E402
 
 Measurement = Callable[[str, str, int], Awaitable[float]]
 

@@ -34,9 +34,10 @@ from chaos.history import Stored, history
 from chaos.roles import TABLES, Thing
 from demo.servers import NatsServer, free_port
 from jetstream_bridge import Bridge, Consumers, Event
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import Database, open_database
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.settings_loading import read_settings
 
 NODES = 3
 ENV = "cluster"
@@ -101,7 +102,7 @@ class Services:
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._databases = {app: _open(app, cluster, folder) for app in _PEERS}
-        bridges = {app: _settings(app, cluster, folder).bridge() for app in _PEERS}
+        bridges = {app: bridge_config(_settings(app, cluster, folder)) for app in _PEERS}
         sessions = {app: database.sessions for app, database in self._databases.items()}
         self.url = {app: _database_url(app, folder) for app in _PEERS}
         self.orders = Bridge(bridges["orders"], sessions["orders"], relay=True)

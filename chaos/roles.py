@@ -20,10 +20,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.settings import ROOT, Settings
 from chaos.counting import Change
 from jetstream_bridge import Consumers, Event, Publisher, Unrecoverable
-from jetstream_bridge.operations.dead_letter_queue import Sweep
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation
 from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.settings_loading import read_settings
 
 LIMIT = 20.0  # seconds for a role's work; it takes about one
 ACK_WAIT = 1.0  # seconds
@@ -187,7 +187,7 @@ async def replay(place: Place) -> None:
             return runtime.bridge.connection.connected
 
         await _until(is_connected)
-        await runtime.bridge.letters.replay_many(Sweep(limit=100))
+        await runtime.bridge.letters.replay_many(BulkOperation(limit=100))
 
 
 async def bring_up_to_date(place: Place) -> None:

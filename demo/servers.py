@@ -11,6 +11,8 @@ from demo import ROOT
 
 sys.path.append(str(ROOT / "<<cookiecutter.service_slug>>"))
 
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer, free_port
+from jetstream_bridge.testing.postgres import PostgresServer
+from jetstream_bridge.testing.server_processes import free_port
+from jetstream_bridge.testing.servers import NatsServer
 
 __all__ = ["NatsServer", "PostgresServer", "free_port"]

@@ -15,7 +15,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 
 # How long an example takes says something about the machine, and nothing about the code. Every
 # run has the same examples; HYPOTHESIS_PROFILE=search (`make search`) looks for new ones.

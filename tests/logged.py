@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from jetstream_bridge.service.logs import log_handler
-from jetstream_bridge.service.settings import LogFormat
+from jetstream_bridge.service.setting_types import LogFormat
 
 
 @contextmanager

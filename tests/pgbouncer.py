@@ -16,7 +16,7 @@ from typing import Self
 import pytest
 from sqlalchemy import make_url
 
-from jetstream_bridge.testing.servers import free_port, wait_until
+from jetstream_bridge.testing.server_processes import free_port, wait_until
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 needs_pgbouncer = pytest.mark.skipif(

@@ -24,9 +24,9 @@ from jetstream_bridge.core.database_faults import DATABASE_ERRORS
 from jetstream_bridge.core.delays import Backoff, RetryStrategy
 from jetstream_bridge.core.errors import BridgeError, ConfigurationError
 from jetstream_bridge.core.tasks import Tasks, happens
-from jetstream_bridge.events.envelope import GEM_ID_HEADER, ID_HEADER
-from jetstream_bridge.inbox.assembly import Workers, warn_of_unused
-from jetstream_bridge.inbox.exclusive_worker import Reign
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
+from jetstream_bridge.inbox.assembly import WorkerFactory, warn_of_unused
+from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.inbox.maintenance import InboxMaintenance
 from jetstream_bridge.inbox.outage import PendingMigrations
 from jetstream_bridge.inbox.registry import Consumers
@@ -34,7 +34,7 @@ from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.nats.management import StreamApi
 from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.nats.session import ClientFactory, GuardedClient
-from jetstream_bridge.operations.dead_letter_queue import LetterBox
+from jetstream_bridge.operations.dead_letter_queue import DeadLetterQueue
 from jetstream_bridge.operations.inspection import Inspection
 from jetstream_bridge.operations.listing import InboxListing, OutboxListing
 from jetstream_bridge.operations.readiness import Check, Checks
@@ -52,7 +52,7 @@ from jetstream_bridge.outbox.wakeup import listen
 from jetstream_bridge.topology.durable_names import DurableSpec, durable_spec
 from jetstream_bridge.topology.permissions import inbox_prefix, runtime_rights
 from jetstream_bridge.topology.provisioning import Topology, sources_of
-from jetstream_bridge.topology.subject_index import Routes
+from jetstream_bridge.topology.subject_index import SubjectIndex
 from jetstream_bridge.topology.unread_subjects import UnreadWatch
 
 logger = logging.getLogger(__name__)
@@ -106,11 +106,11 @@ class Bridge:
         specs = _durables(consumers, config)
         others = _durables(handlers, config)
         self.topology = Topology(self.connection, config, durables=specs, peers=sources_of(others))
-        self.letters = LetterBox(self.connection, self.acks, config)
+        self.letters = DeadLetterQueue(self.connection, self.acks, config)
         looked_at = specs or others or (durable_spec(config, None),)
         self.inspection = Inspection(self.connection, config, looked_at)
         self._unread = UnreadWatch(self.inspection.unread, own=[spec.subject for spec in specs])
-        self._routes = Routes(self.topology, config)
+        self._routes = SubjectIndex(self.topology, config)
         self._tasks = Tasks()
         self._provision_now = asyncio.Event()
         self._duplicates = Duplicates(StreamApi(self.connection), config.stream)
@@ -121,9 +121,9 @@ class Bridge:
         )
         self._publishing = self._make_publishing()
         self._durable_names = {spec.source: spec.name for spec in specs}
-        self._reigns: dict[str, Reign] = {}
+        self._workers: dict[str, ExclusiveWorker] = {}
         if consumers is not None:
-            workers = Workers(
+            factory = WorkerFactory(
                 config=config,
                 connection=self.connection,
                 topology=self.topology,
@@ -134,15 +134,15 @@ class Bridge:
                 consumers=consumers,
                 pending=pending_migrations,
             )
-            self._reigns = {spec.name: workers.reign(spec) for spec in specs}
+            self._workers = {spec.name: factory.worker_of(spec) for spec in specs}
         self._checks = Checks(
             connection=self.connection,
             topology=self.topology,
             rights=tuple(right.subject for right in runtime_rights(config, specs)),
             relay=self._relay,
-            reigns=self._reigns,
+            workers=self._workers,
             failures=self.failures,
-            needs_nats=bool(self._reigns) or not config.use_outbox or config.ready_requires_nats,
+            needs_nats=bool(self._workers) or not config.use_outbox or config.ready_requires_nats,
         )
 
     def publisher(self, session: AsyncSession, *, retry: RetryStrategy | None = None) -> Publisher:
@@ -152,9 +152,9 @@ class Bridge:
         """
         return Publisher(session, self._publishing, retry=retry)
 
-    def letters_of(self, app: str) -> LetterBox:
+    def letters_of(self, app: str) -> DeadLetterQueue:
         """Return the dead letters of a peer on the same stream."""
-        return LetterBox(self.connection, self.acks, self.config, app=app)
+        return DeadLetterQueue(self.connection, self.acks, self.config, app=app)
 
     def wake_relay(self) -> None:
         """There may be work: a relay in this process looks now."""
@@ -178,9 +178,9 @@ class Bridge:
             if self._engine.dialect.name == "postgresql" and self.config.relay_listens:
                 wake = self._relay.wake
                 self._tasks.start("relay wake-up", lambda: listen(self._engine, wake))
-        for name, reign in self._reigns.items():
-            self._tasks.start(f"worker {name}", reign.run)
-        if self._reigns:
+        for name, worker in self._workers.items():
+            self._tasks.start(f"worker {name}", worker.run)
+        if self._workers:
             self._tasks.start("inbox clean-up", self._clean_up)
         return self
 
@@ -198,9 +198,9 @@ class Bridge:
         ends_at = loop_time() + grace
         await asyncio.gather(
             self._tasks.cancel("topology", "unread subjects", "relay wake-up", "inbox clean-up"),
-            *(reign.stop(grace) for reign in self._reigns.values()),
+            *(worker.stop(grace) for worker in self._workers.values()),
         )
-        await asyncio.gather(*(self._tasks.finish(f"worker {n}", 1.0) for n in self._reigns))
+        await asyncio.gather(*(self._tasks.finish(f"worker {n}", 1.0) for n in self._workers))
         if self._relay is not None:
             self._relay.stop()
             await self._tasks.finish("relay", max(1.0, ends_at - loop_time()))
@@ -213,7 +213,7 @@ class Bridge:
 
     def running(self) -> list[str]:
         """Return a line for each handler that runs now. May be called from another thread."""
-        return [line for reign in self._reigns.values() for line in reign.running]
+        return [line for worker in self._workers.values() for line in worker.running]
 
     def failures(self) -> list[str]:
         """Return a line for each background task that is down, or dies whenever it is started."""
@@ -221,9 +221,9 @@ class Bridge:
             *self._tasks.failures(),
             *self.connection.failures(),
             *(
-                f"a batch of {name} died: {reign.failure!r}"
-                for name, reign in self._reigns.items()
-                if reign.failure is not None
+                f"a batch of {name} died: {worker.failure!r}"
+                for name, worker in self._workers.items()
+                if worker.failure is not None
             ),
         ]
 

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from structlog.testing import capture_logs
 
 from jetstream_bridge import Bridge, Unrecoverable
-from jetstream_bridge.inbox.store import InboxEvent
+from jetstream_bridge.inbox.tables import InboxEvent
 from jetstream_bridge.testing import Deliver, MockServer, VirtualClock
 from jetstream_bridge.testing.wire import header_values
 from tests.admin.conftest import DEAD, DURABLE, INCOMING, STREAM, Dead, Handler

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from jetstream_bridge.service.database import Database
-from jetstream_bridge.service.settings import LogFormat
+from jetstream_bridge.service.setting_types import LogFormat
 from jetstream_bridge.testing import Deliver, Outcome
 from jetstream_bridge.testing.plugin import ADMIN_TOKEN
 from jetstream_bridge.web.console.pages import router as console

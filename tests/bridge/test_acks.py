@@ -20,7 +20,8 @@ from nats.errors import (
 from jetstream_bridge.core.config import ConnectionOptions
 from jetstream_bridge.events.wire_rules import header_size
 from jetstream_bridge.nats.connection import Connection
-from jetstream_bridge.nats.publishing import AckPublisher, Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
+from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.testing import MockServer, VirtualClock
 from tests.waiting import eventually
 

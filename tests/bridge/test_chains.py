@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from jetstream_bridge.nats.publishing import Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
 from jetstream_bridge.outbox.chains import LEAST_READY, Chain, chains_of, keep_pace
 from jetstream_bridge.outbox.settlement import RELEASE_PORTION, Settlement
 from jetstream_bridge.outbox.tables import LANES

@@ -21,7 +21,8 @@ from jetstream_bridge.core.errors import (
 from jetstream_bridge.core.limits import Timing
 from jetstream_bridge.nats import session as nats_session
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
-from jetstream_bridge.testing.servers import NatsServer, free_port
+from jetstream_bridge.testing.server_processes import free_port
+from jetstream_bridge.testing.servers import NatsServer
 from tests.bridge.connections import (
     CLOSED,
     CONNECTED,

@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge import Consumers, Event, Publisher, Retry, Unrecoverable
 from jetstream_bridge.inbox.store import Inbox
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 from tests.bridge.consuming import (
     DURABLE,
     STREAM,

@@ -12,7 +12,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from jetstream_bridge.core.database_probe import write_problem
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 from tests.bridge.support import database, scalar
 
 

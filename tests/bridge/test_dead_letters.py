@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jetstream_bridge import Consumers, Event, Unrecoverable
-from jetstream_bridge.operations.dead_letter_queue import Sweep
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation
 from tests.bridge.consuming import STREAM, SUBJECT, Service, letter
 from tests.bridge.raw import publish_raw
 from tests.bridge.support import envelope
@@ -96,7 +96,7 @@ async def test_a_replay_brings_the_senders_headers_and_none_that_speak_to_jetstr
     async with service.working(refusing(seen)) as bridge:
         await publish_raw(service.client, SUBJECT.encode(), ODD_BLOCK, envelope("e1").encode())
         await eventually(lambda: has_letters(service, 1))
-        await bridge.letters.replay_many(Sweep(limit=1))
+        await bridge.letters.replay_many(BulkOperation(limit=1))
         await eventually(lambda: seen)
     assert {n: v for n, v in seen[0].items() if n != "Nats-Msg-Id"} == {
         "x-custom": "kept",

@@ -12,11 +12,12 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from jetstream_bridge import Consumers, Event
-from jetstream_bridge.inbox.batch_sizing import Pace
-from jetstream_bridge.inbox.concurrency_limits import Slots
+from jetstream_bridge.inbox.batch_sizing import BatchSizer
+from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits
 from jetstream_bridge.inbox.dead_lettering import MAX_ERROR, error_text, letter_headers
-from jetstream_bridge.inbox.deliveries import Deliveries, Delivery, Overdue
-from jetstream_bridge.inbox.reading import EventReader, Verdict
+from jetstream_bridge.inbox.deliveries import Deliveries, OverdueEvent
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.reading import EventReader, Rejection
 from tests.bridge.support import envelope
 from tests.bridge.test_envelope import VECTORS
 
@@ -109,8 +110,8 @@ def test_followers_go_on_when_their_event_went_elsewhere() -> None:
     hand.finish(batch)
     assert hand.overdue(5) == []
     place = batch[0].place
-    assert hand.overdue(11) == [Overdue("order:a", place, given_up=False)]
-    assert hand.overdue(21) == [Overdue("order:a", place, given_up=True)]
+    assert hand.overdue(11) == [OverdueEvent("order:a", place, given_up=False)]
+    assert hand.overdue(21) == [OverdueEvent("order:a", place, given_up=True)]
     hand.unblock("order:a")
     assert take(hand) == [2]
 
@@ -215,11 +216,11 @@ def test_no_message_is_lost_or_doubled_and_each_resource_keeps_its_order(
 
 
 def test_fast_handlers_share_large_transactions_and_slow_ones_run_side_by_side() -> None:
-    fast = Pace(batch_size=200, concurrency=8)
+    fast = BatchSizer(batch_size=200, concurrency=8)
     fast.measured(100, 0.02)
     assert fast.batch(1000, 8) == 200
     assert fast.prefetch == 800
-    slow = Pace(batch_size=200, concurrency=8)
+    slow = BatchSizer(batch_size=200, concurrency=8)
     slow.measured(1, 2.0)
     assert slow.batch(1000, 8) == 1
     assert slow.prefetch == 16
@@ -229,10 +230,10 @@ def test_fast_handlers_share_large_transactions_and_slow_ones_run_side_by_side()
 
 
 def test_before_the_first_measurement_work_is_shared_out_evenly() -> None:
-    pace = Pace(batch_size=200, concurrency=8)
-    assert pace.prefetch == 32
-    assert pace.batch(32, 8) == 4
-    assert pace.batch(1, 8) == 1
+    batch_sizer = BatchSizer(batch_size=200, concurrency=8)
+    assert batch_sizer.prefetch == 32
+    assert batch_sizer.batch(32, 8) == 4
+    assert batch_sizer.batch(1, 8) == 1
 
 
 @pytest.mark.parametrize("text", ["x" * 10_000, "ü" * 10_000, "\n" * 5000, "\U0001f600" * 3000])
@@ -262,7 +263,7 @@ def test_a_letter_keeps_the_original_headers_and_has_an_id_of_its_own() -> None:
     body = envelope("e1").encode()
     msg = message(body, seq=7, tries=3, **{"nats-msg-id": "e1", "x-custom": "kept"})
     dead = Delivery(msg, EventReader(Consumers(), None))
-    headers = letter_headers(dead, Verdict("unrecoverable", ValueError("no\nway")), "durable")
+    headers = letter_headers(dead, Rejection("unrecoverable", ValueError("no\nway")), "durable")
     assert headers["Nats-Msg-Id"] == "dlq:stream:7:1700000000000000"
     assert "nats-msg-id" not in headers
     assert headers["x-custom"] == "kept"
@@ -288,7 +289,7 @@ def limited(**options: Any) -> Consumers:
 
 def hand_of(consumers: Consumers, kinds: str) -> Deliveries:
     """A hand with slots, and one message of a resource of its own for each letter, `o` or `i`."""
-    hand = Deliveries(Slots())
+    hand = Deliveries(ConcurrencyLimits())
     reader = EventReader(consumers, None)
     for seq, letter in enumerate(kinds, 1):
         body = envelope(f"e{seq}", resource=str(seq), kind="order" if letter == "o" else "invoice")
@@ -328,6 +329,6 @@ def test_an_isolated_handler_at_its_limit_lets_others_pass() -> None:
 
 
 def test_events_that_nobody_takes_have_no_limit() -> None:
-    hand = Deliveries(Slots())
+    hand = Deliveries(ConcurrencyLimits())
     hand.add(delivery(1, "a"))
     assert take(hand) == [1]

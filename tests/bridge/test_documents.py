@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from jetstream_bridge.core.errors import EnvelopeError, InvalidEventError, MalformedJSONError
 from jetstream_bridge.events.dead_letter import read_letter
-from jetstream_bridge.events.envelope import build, is_usable_id, message_key, parse
+from jetstream_bridge.events.envelope import build
 from jetstream_bridge.events.event import Metadata
 from jetstream_bridge.events.frozen_json import frozen, thawed
 from jetstream_bridge.events.json_documents import DEEPEST, is_deeper, read_json
+from jetstream_bridge.events.received_envelope import is_usable_id, message_key, parse
 from jetstream_bridge.operations.replaying import original_key
 
 PIECES = st.sampled_from(

@@ -21,7 +21,8 @@ from jetstream_bridge.nats.management import StreamApi
 from jetstream_bridge.outbox.relay_notes import Note, RelayNotes
 from jetstream_bridge.outbox.unconfirmed import Doubts
 from jetstream_bridge.testing import MockServer
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
+from jetstream_bridge.testing.servers import NatsServer
 from tests.bridge.support import (
     config,
     database,

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from jetstream_bridge.core.errors import EnvelopeError, InvalidEventError, MalformedJSONError
-from jetstream_bridge.events.envelope import build, message_key, parse
+from jetstream_bridge.events.envelope import build
+from jetstream_bridge.events.received_envelope import message_key, parse
 
 VECTORS = Path(__file__).parent / "vectors"
 PUBLISHED = json.loads((VECTORS / "publish.json").read_text())["cases"]

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter
 
 from jetstream_bridge import Event, Metadata
-from jetstream_bridge.events.envelope import build, parse
+from jetstream_bridge.events.envelope import build
 from jetstream_bridge.events.frozen_json import frozen, thawed
+from jetstream_bridge.events.received_envelope import parse
 
 STORED = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
 SENT: dict[str, Any] = {

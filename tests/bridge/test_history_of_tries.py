@@ -9,8 +9,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jetstream_bridge.core.tries import KEPT, MAX_ERROR, Try, entry, read_tries
-from jetstream_bridge.inbox.run_counts import Runs
-from jetstream_bridge.inbox.store import Inbox, Received
+from jetstream_bridge.inbox.received import Received
+from jetstream_bridge.inbox.run_counts import RunCounts
+from jetstream_bridge.inbox.store import Inbox
 from jetstream_bridge.operations.listing import InboxListing, OutboxListing
 from jetstream_bridge.outbox.settlement import Failure, Retry, Settlement
 from tests.bridge.support import database, envelope
@@ -43,7 +44,7 @@ async def test_the_outbox_keeps_the_last_tries(database_url: str) -> None:
 
 async def test_the_inbox_keeps_the_last_tries(database_url: str) -> None:
     inbox = Inbox("c")
-    runs = Runs("c", inbox)
+    runs = RunCounts("c", inbox)
     async with database(database_url) as (engine, sessions):
         for number in range(1, KEPT + 3):
             received = Received(

@@ -7,7 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from jetstream_bridge.core.database_faults import Fault, fault_of
-from jetstream_bridge.inbox.store import Inbox, Received
+from jetstream_bridge.inbox.received import Received
+from jetstream_bridge.inbox.store import Inbox
 from tests.bridge.support import database
 
 

@@ -10,7 +10,7 @@ from nats.js.api import RetentionPolicy, StreamConfig
 
 from jetstream_bridge import Bridge
 from jetstream_bridge.operations import letter_reader
-from jetstream_bridge.operations.dead_letter_queue import Choice, Sweep
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation, LetterFilter
 from tests.bridge.support import config, database, envelope
 from tests.brokers import Broker
 from tests.waiting import eventually
@@ -44,16 +44,18 @@ class Filled:
         await client.close()
         return ids[::-1]
 
-    async def listed(self, *, limit: int, choice: Choice | None = None) -> list[str]:
+    async def listed(self, *, limit: int, letter_filter: LetterFilter | None = None) -> list[str]:
         """All event ids as the pages of a list show them, newest first."""
         found: list[str] = []
-        page = await self.bridge.letters.page(limit=limit, choice=choice, newest_first=True)
+        page = await self.bridge.letters.page(
+            limit=limit, letter_filter=letter_filter, newest_first=True
+        )
         while True:
             found += [letter.event_id for letter in page.items]
             if page.next is None:
                 return found
             page = await self.bridge.letters.page(
-                limit=limit, choice=choice, newest_first=True, after=page.next
+                limit=limit, letter_filter=letter_filter, newest_first=True, after=page.next
             )
 
 
@@ -106,12 +108,15 @@ async def test_large_letters_are_read_one_by_one(
 
 async def test_letters_are_found_and_counted_by_what_they_tell(filled: Filled) -> None:
     await filled.put("KeyError", ".", "ValueError", "KeyError")
-    assert await filled.listed(limit=1, choice=Choice(error_class="KeyError")) == ["e2", "e0"]
-    assert await filled.listed(limit=9, choice=Choice(resource="order:e1")) == ["e1"]
-    assert await filled.listed(limit=9, choice=Choice(event_id="e2")) == ["e2"]
-    survey = await filled.bridge.letters.survey(Choice(error_class="KeyError"))
-    assert (survey.total, survey.read, survey.matching, survey.whole) == (3, 3, 2, True)
-    assert {kind.error_class: number for kind, number in survey.every.items()} == {
+    assert await filled.listed(limit=1, letter_filter=LetterFilter(error_class="KeyError")) == [
+        "e2",
+        "e0",
+    ]
+    assert await filled.listed(limit=9, letter_filter=LetterFilter(resource="order:e1")) == ["e1"]
+    assert await filled.listed(limit=9, letter_filter=LetterFilter(event_id="e2")) == ["e2"]
+    breakdown = await filled.bridge.letters.breakdown(LetterFilter(error_class="KeyError"))
+    assert (breakdown.total, breakdown.read, breakdown.matching, breakdown.whole) == (3, 3, 2, True)
+    assert {kind.error_class: number for kind, number in breakdown.every.items()} == {
         "KeyError": 2,
         "ValueError": 1,
     }
@@ -119,7 +124,7 @@ async def test_letters_are_found_and_counted_by_what_they_tell(filled: Filled) -
 
 async def test_what_comes_after_the_question_is_not_discarded(filled: Filled) -> None:
     await filled.put("KeyError", "ValueError")
-    asked = await filled.bridge.letters.discard_many(Sweep(limit=9, dry_run=True))
+    asked = await filled.bridge.letters.discard_many(BulkOperation(limit=9, dry_run=True))
     await filled.put("KeyError")
-    done = await filled.bridge.letters.discard_many(Sweep(limit=9, until=asked.last))
+    done = await filled.bridge.letters.discard_many(BulkOperation(limit=9, until=asked.last))
     assert (asked.count, done.count, await filled.bridge.letters.count()) == (2, 2, 1)

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.inbox.tables import InboxStatus
 from jetstream_bridge.operations import listing
 from jetstream_bridge.operations.listed_rows import event_type_in, resource_in
 from jetstream_bridge.operations.listing import InboxListing, OutboxListing

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 
 from jetstream_bridge import Bridge, Consumers, Event, Unrecoverable
 from jetstream_bridge.core.errors import InvalidSubjectError, NotFoundError, NotPossibleError
-from jetstream_bridge.operations.dead_letter_queue import Sweep
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation
 from jetstream_bridge.operations.replaying import original_key
 from tests.bridge.consuming import STREAM, SUBJECT, Service, recording
 from tests.bridge.support import envelope
@@ -89,7 +89,7 @@ async def test_what_a_gem_gave_up_is_handled_once_when_it_is_replayed(
     assert original_key(second) == "e1"
 
     gem.refuses = False
-    done = await letters.replay_many(Sweep(limit=10))
+    done = await letters.replay_many(BulkOperation(limit=10))
     assert (done.count, done.skipped) == (1, 0)
     await gem.work(1)
     assert gem.handled == ["e1"]

@@ -14,7 +14,7 @@ from jetstream_bridge.core.errors import TopologyError
 from jetstream_bridge.core.tasks import Tasks
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.pull_loop import SILENCE, PullLoop
-from jetstream_bridge.nats.pull_requests import Room
+from jetstream_bridge.nats.pull_requests import PullCapacity
 from jetstream_bridge.testing import MockServer, VirtualClock
 from tests.waiting import eventually
 
@@ -39,7 +39,7 @@ class Pulling:
             stream="S",
             durable="c",
             deliver=self._deliver,
-            room=lambda: Room(self.room, self.bytes - self.held, not self.held),
+            room=lambda: PullCapacity(self.room, self.bytes - self.held, not self.held),
             ensure=self._ensure,
         )
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
 
 from jetstream_bridge import Consumers, Event, Retry, Unrecoverable
 from jetstream_bridge.events.event import Metadata
-from jetstream_bridge.inbox.reading import EventReader, Reading
+from jetstream_bridge.inbox.reading import EventReader, ReadMessage
 from tests.bridge.test_deliveries import message
 
 
@@ -111,7 +111,7 @@ class Broken(BaseModel):
 
 def read(
     payload_type: Any, payload: Any, consumers: Consumers | None = None, **fields: Any
-) -> Reading:
+) -> ReadMessage:
     consumers = consumers or Consumers()
 
     async def handle(event: Event[Any]) -> None: ...

@@ -13,7 +13,7 @@ from structlog.stdlib import BoundLogger
 
 from jetstream_bridge import BridgeConfig, Consumers, DeadLetter, Event, Exponential, Publisher
 from jetstream_bridge.core.errors import InvalidSubjectError, PayloadError, RegistrationError
-from jetstream_bridge.events.envelope import ReceivedEnvelope, parse
+from jetstream_bridge.events.received_envelope import ReceivedEnvelope, parse
 from jetstream_bridge.inbox.assembly import warn_of_unused
 
 

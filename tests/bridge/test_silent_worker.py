@@ -10,7 +10,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from jetstream_bridge import Consumers
-from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.delivery import Delivery
 from jetstream_bridge.inbox.reading import EventReader
 from jetstream_bridge.inbox.store import Inbox
 from tests.bridge.consuming import DURABLE, STREAM, Service, recording

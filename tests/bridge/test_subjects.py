@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jetstream_bridge.core.config import BridgeConfig, ConnectionOptions
 from jetstream_bridge.core.errors import InvalidSubjectError
 from jetstream_bridge.core.subjects import (
-    Names,
+    AppNames,
     covered,
     matches,
     overlaps,
@@ -24,8 +24,8 @@ from jetstream_bridge.nats.management import StreamApi
 from jetstream_bridge.testing.servers import NatsServer
 from jetstream_bridge.topology.plan import new_stream
 
-API = Names(env="production", app="api")
-WORKER = Names(env="production", app="worker")
+API = AppNames(env="production", app="api")
+WORKER = AppNames(env="production", app="worker")
 
 pattern = st.builds(
     lambda tokens, tail: ".".join([*tokens, *tail]),
@@ -70,9 +70,9 @@ def test_a_component_that_would_change_the_subject_is_refused_by_name(value: str
     with pytest.raises(InvalidSubjectError, match=r"APP_NAME .* write 1 to 255"):
         validate_component("APP_NAME", value)
     with pytest.raises(InvalidSubjectError, match="APP_NAME"):
-        Names(env="test", app=value)
+        AppNames(env="test", app=value)
     with pytest.raises(InvalidSubjectError, match="NATS_ENV"):
-        Names(env=value, app="api")
+        AppNames(env=value, app="api")
     with pytest.raises(InvalidSubjectError, match="destination"):
         API.publish(value)
     with pytest.raises(InvalidSubjectError, match="source"):
@@ -83,7 +83,7 @@ def test_no_application_is_called_as_the_dead_letters() -> None:
     with pytest.raises(InvalidSubjectError, match="'dlq' would make the dead-letter subject"):
         validate_app("APP_NAME", "dlq")
     with pytest.raises(InvalidSubjectError):
-        Names(env="test", app="dlq")
+        AppNames(env="test", app="dlq")
     with pytest.raises(InvalidSubjectError):
         API.publish("dlq")
     with pytest.raises(InvalidSubjectError):
@@ -97,7 +97,7 @@ def test_a_stream_name_that_nats_refuses_is_refused(name: str) -> None:
 
 
 def test_a_name_that_grows_too_long_is_refused_with_its_length() -> None:
-    long = Names(env="e" * 200, app="a" * 200)
+    long = AppNames(env="e" * 200, app="a" * 200)
     with pytest.raises(InvalidSubjectError, match="has 409 characters"):
         long.durable()
 

@@ -17,7 +17,7 @@ from jetstream_bridge.core.tasks import KEEPS_DYING, RESTART_MAX, STABLE_AFTER, 
 from jetstream_bridge.outbox.wakeup import listen
 from jetstream_bridge.service.database import create_engine
 from jetstream_bridge.testing import VirtualClock
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 from tests.bridge.support import config, database, scalar
 from tests.waiting import eventually
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 from nats.js.api import ConsumerConfig
 
-from jetstream_bridge.topology.unread_subjects import Unread, UnreadWatch
+from jetstream_bridge.topology.unread_subjects import UnreadSubject, UnreadWatch
 from tests.bridge.consuming import STREAM, Service, recording
 from tests.bridge.support import envelope
 from tests.waiting import eventually
@@ -70,8 +70,8 @@ async def test_what_the_process_is_about_to_read_itself_is_not_named() -> None:
     """Its first look may come before its own consumer is there."""
     own = "test.orders.sync.billing"
 
-    async def looked() -> list[Unread]:
-        return [Unread(subject=subject, waiting=1, remedy="") for subject in (own, _EARLIER)]
+    async def looked() -> list[UnreadSubject]:
+        return [UnreadSubject(subject=subject, waiting=1, remedy="") for subject in (own, _EARLIER)]
 
     watch = UnreadWatch(looked, own=[own])
     await watch.look()

@@ -21,7 +21,7 @@ from jetstream_bridge.core.errors import (
     PublishRefusedError,
     PublishUnavailableError,
 )
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 from tests.bridge.consuming import Change, Service, insert, letter, recording, service_on
 from tests.bridge.support import config
 from tests.brokers import Broker

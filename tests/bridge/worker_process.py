@@ -25,7 +25,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge import Bridge, Consumers, Event
 from jetstream_bridge.service.database import create_engine
-from jetstream_bridge.testing.servers import wait_until
+from jetstream_bridge.testing.server_processes import wait_until
 from tests.bridge.support import config
 from tests.processes import import_path
 from tests.waiting import eventually

@@ -18,7 +18,8 @@ import nats
 
 from app.settings import ROOT, Settings
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.testing.servers import NatsServer, free_port, wait_until
+from jetstream_bridge.testing.server_processes import free_port, wait_until
+from jetstream_bridge.testing.servers import NatsServer
 from tests.processes import import_path
 
 TOKEN = "a-token-for-the-browser"

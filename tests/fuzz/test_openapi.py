@@ -29,10 +29,12 @@ from app.main import create_app
 from app.settings import ROOT, Settings
 from jetstream_bridge import ClientFactory, GuardedClient
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.testing import MockServer
 from jetstream_bridge.testing.plugin import ADMIN_TOKEN as TOKEN
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer, wait_until
+from jetstream_bridge.testing.postgres import PostgresServer
+from jetstream_bridge.testing.server_processes import wait_until
+from jetstream_bridge.testing.servers import NatsServer
 
 # Random ones for each route, besides those at the edges of what the document allows, which find
 # most. `make search` makes many more.

@@ -10,7 +10,7 @@ from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge import Bridge, Consumers, Event, Publisher, Retry, Unrecoverable
-from jetstream_bridge.inbox.store import InboxEvent
+from jetstream_bridge.inbox.tables import InboxEvent
 from jetstream_bridge.testing import (
     Deliver,
     MockServer,

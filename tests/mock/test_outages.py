@@ -10,7 +10,7 @@ from sqlmodel import col, func, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge import Bridge, Consumers, Event, Unrecoverable
-from jetstream_bridge.inbox.store import InboxEvent
+from jetstream_bridge.inbox.tables import InboxEvent
 from jetstream_bridge.outbox.tables import OutboxEvent
 from jetstream_bridge.service.database import Database
 from jetstream_bridge.testing import (

@@ -8,7 +8,7 @@ import pytest
 
 from jetstream_bridge import Bridge, Consumers, Event
 from jetstream_bridge.inbox.middleware import Logging
-from jetstream_bridge.service.settings import LogFormat
+from jetstream_bridge.service.setting_types import LogFormat
 from jetstream_bridge.testing import Deliver, Outcome, Published
 from tests.logged import logged
 

@@ -25,6 +25,7 @@ from app.events import EventsDep
 from app.settings import Settings
 from jetstream_bridge import Bridge, Consumers, Event
 from jetstream_bridge.inbox.middleware import Logging, Tracing
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import open_database
 from jetstream_bridge.testing import MockServer, VirtualClock
 from tests.apps import make_app
@@ -99,7 +100,7 @@ async def billing(
     billing = Billing()
     database = open_database(settings)
     async with Bridge(
-        settings.bridge(),
+        bridge_config(settings),
         database.sessions,
         consumers=billing.consumers,
         make_client=mock_nats.client,

@@ -22,7 +22,7 @@ from jetstream_bridge.cli.definition import define
 from jetstream_bridge.service.database import Database, open_database
 from jetstream_bridge.service.definition import ServiceDefinition
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.testing import MockServer
 from jetstream_bridge.testing.apps import client_of
 from tests.apps import make_app

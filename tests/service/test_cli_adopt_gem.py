@@ -20,6 +20,7 @@ from app.settings import ROOT
 from jetstream_bridge import Bridge, Consumers, Event
 from jetstream_bridge.cli import service as service_of_commands
 from jetstream_bridge.operations import gem_rows
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import open_database
 from jetstream_bridge.service.schema import migrate
 from jetstream_bridge.testing.servers import NatsServer
@@ -148,7 +149,7 @@ async def _goes_on(gem: Move, make_settings: MakeSettings) -> None:
     database = open_database(settings)
     try:
         async with Bridge(
-            settings.bridge(), database.sessions, relay=True, consumers=consumers
+            bridge_config(settings), database.sessions, relay=True, consumers=consumers
         ) as bridge:
             await eventually(lambda: handled == ["e3"], what="what was given up is handled")
             [letter] = (await bridge.letters.page()).items

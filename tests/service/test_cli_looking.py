@@ -22,7 +22,7 @@ from jetstream_bridge.cli.progress import Progress
 from jetstream_bridge.cli.relative_times import span
 from jetstream_bridge.cli.table import Column, Row, table, width_of
 from jetstream_bridge.service.fault_lines import database_fault
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.settings_loading import read_settings
 from tests.bridge.support import envelope
 from tests.service.commanding import DURABLE, INCOMING, OUTGOING, STREAM, Commands
 

@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 from app.cli import cli
 from app.settings import Settings
 from jetstream_bridge import Consumers, Event
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.topology.permissions import permissions as rights_of
 
 
@@ -43,7 +44,7 @@ def run(*arguments: str) -> Result:
 def test_the_text_is_that_of_the_settings_and_the_handlers(service: Consumers) -> None:
     result = run("--restricted", "--destination", "shipping")
     assert result.exit_code == 0
-    config = read_settings(Settings, auto_provision=False).bridge()
+    config = bridge_config(read_settings(Settings, auto_provision=False))
     expected = rights_of(config, service.durables(config), destinations=["shipping"])
     assert result.stdout == expected.as_config()
     assert '"$JS.ACK.test-jetstream-bridge-stream.test-orders-workers-audit.>"' in result.stdout

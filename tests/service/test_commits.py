@@ -17,8 +17,9 @@ from app.events import EventsDep
 from app.settings import Settings
 from jetstream_bridge import Bridge
 from jetstream_bridge.service import problems
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import SessionDep, open_database
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 from tests.bridge.support import database as bridge_tables
 
 
@@ -34,7 +35,7 @@ async def requests(postgres_url: str, base_settings: Settings) -> AsyncIterator[
     app = FastAPI()
     problems.install(app)
     app.state.database = database
-    app.state.bridge = Bridge(settings.bridge(), database.sessions)  # its outbox is all of it
+    app.state.bridge = Bridge(bridge_config(settings), database.sessions)  # its outbox is all of it
 
     @app.post("/careless", status_code=201)
     async def careless(session: SessionDep, events: EventsDep) -> None:

@@ -21,7 +21,7 @@ from app.settings import ROOT
 from jetstream_bridge.service.addresses import DatabaseAddress, parse_database_address
 from jetstream_bridge.service.database import create_engine
 from jetstream_bridge.service.schema import migrate, pending_migrations
-from jetstream_bridge.testing.servers import PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
 from tests.bridge.nats_accounts import Certificates, make_certificates
 from tests.tls_front import tls_front
 

@@ -32,7 +32,7 @@ from jetstream_bridge.service.local_servers import (
     start_nats,
     start_postgres,
 )
-from jetstream_bridge.testing import servers
+from jetstream_bridge.testing import server_processes
 from jetstream_bridge.testing.servers import NatsServer
 from tests.processes import import_path
 from tests.waiting import eventually
@@ -44,8 +44,8 @@ class _Run:
     """One `python -m app.dev`, with what it has printed so far."""
 
     def __init__(self, environment: dict[str, str], output: Path) -> None:
-        self.api_port = servers.free_port()
-        self.worker_port = servers.free_port()
+        self.api_port = server_processes.free_port()
+        self.worker_port = server_processes.free_port()
         self._output = output
         with output.open("w") as file:
             self.process = subprocess.Popen(
@@ -185,7 +185,7 @@ def test_a_free_port_is_the_next_one_that_nobody_has() -> None:
 async def test_nats_keeps_its_streams_in_the_folder_of_the_service(
     children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = servers.free_port()
+    port = server_processes.free_port()
     monkeypatch.setattr(local_servers, "_NATS_PORT", port)
     assert not await nats_answers(port)
 
@@ -212,7 +212,9 @@ async def test_postgresql_is_started_with_the_user_and_the_database_of_the_addre
     children: Children, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local_servers, "_ROOTS_DATA", open_folder)
-    url = make_url(f"postgresql+asyncpg://me:secret@localhost:{servers.free_port()}/my-orders")
+    url = make_url(
+        f"postgresql+asyncpg://me:secret@localhost:{server_processes.free_port()}/my-orders"
+    )
     assert not await postgres_answers(url)
 
     for is_new in (True, False):  # the second time with the data of the first

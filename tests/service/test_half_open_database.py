@@ -21,7 +21,8 @@ from jetstream_bridge.service.database import create_engine, open_database
 from jetstream_bridge.service.postgres import Limits
 from jetstream_bridge.service.runtime import running
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
+from jetstream_bridge.testing.servers import NatsServer
 from tests.apps import make_app
 from tests.passage import Passage
 from tests.service.conftest import MakeSettings, serving

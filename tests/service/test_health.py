@@ -20,7 +20,8 @@ from jetstream_bridge.service.database import Database
 from jetstream_bridge.service.runtime import running
 from jetstream_bridge.service.schema import migrate
 from jetstream_bridge.testing import MockServer, VirtualClock
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
+from jetstream_bridge.testing.servers import NatsServer
 from tests.apps import make_app
 from tests.service.conftest import MakeSettings, serving
 from tests.waiting import eventually

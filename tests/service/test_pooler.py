@@ -13,7 +13,8 @@ from app.settings import ROOT
 from jetstream_bridge import Consumers, Event, status_of
 from jetstream_bridge.service.runtime import running
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer
+from jetstream_bridge.testing.postgres import PostgresServer
+from jetstream_bridge.testing.servers import NatsServer
 from tests.apps import make_app
 from tests.pgbouncer import PgBouncer, needs_pgbouncer
 from tests.service.conftest import MakeSettings, serving

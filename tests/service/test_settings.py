@@ -15,9 +15,10 @@ from pydantic_settings import SettingsConfigDict
 from app.settings import Settings
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.service.addresses import parse_database_address
-from jetstream_bridge.service.configuration_warnings import advice
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.configuration_warnings import configuration_warnings
 from jetstream_bridge.service.presets import PRESETS
-from jetstream_bridge.service.settings import InvalidSettings, read_settings
+from jetstream_bridge.service.settings_loading import InvalidSettings, read_settings
 from tests.processes import import_path
 from tests.service.conftest import MakeSettings
 
@@ -41,7 +42,7 @@ def test_the_defaults_are_those_of_the_contract(make_settings: MakeSettings) -> 
     assert (settings.worker_batch_size, settings.worker_concurrency) == (200, 8)
     assert (settings.worker_port, settings.shutdown_grace) == (8001, 20.0)
     assert {name: getattr(settings, name) for name in _DURATIONS} == _DURATIONS
-    assert advice(settings) == []
+    assert configuration_warnings(settings) == []
 
 
 def test_the_environment_wins_over_env_file_and_service_file(
@@ -117,7 +118,7 @@ def test_an_address_that_kubernetes_put_there_is_no_port(
     settings = make_settings()
 
     assert settings.worker_port == 8001
-    (warning,) = advice(settings)
+    (warning,) = configuration_warnings(settings)
     assert warning.startswith("WORKER_PORT=tcp://10.0.0.1:80 is the address of a Service of")
     monkeypatch.setenv("WORKER_PORT", "8002")
     assert make_settings().worker_port == 8002
@@ -137,7 +138,7 @@ def test_a_name_that_is_almost_a_settings_is_pointed_out(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MAX_DELIVERY", "3")
 
-    assert advice(make_settings()) == [
+    assert configuration_warnings(make_settings()) == [
         "MAX_DELIVERY is no setting, and is not used; is MAX_DELIVER meant?",
         "WORKER_CONCURENCY is no setting, and is not used; is WORKER_CONCURRENCY meant?",
     ]
@@ -272,7 +273,7 @@ def test_no_secret_shows(make_settings: MakeSettings) -> None:
     )
 
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()}"
-    assert settings.bridge().connection.password == "hunter2"
+    assert bridge_config(settings).connection.password == "hunter2"
 
 
 @pytest.mark.parametrize(
@@ -321,7 +322,7 @@ def test_no_part_of_a_password_shows_wherever_it_may_be_cut(
         error.__suppress_context__ = False  # whoever logs it may show all of its chain
         shown = "".join(traceback.format_exception(error))
     else:
-        connection = Connection(settings.bridge().connection, name="orders")
+        connection = Connection(bridge_config(settings).connection, name="orders")
         database = parse_database_address(settings.database_url.get_secret_value())
         shown = f"{connection.addresses} {database} {settings!r}"
     assert "hunter" not in shown
@@ -438,21 +439,23 @@ def test_a_preset_in_the_service_file_is_used_too(tmp_path: Path) -> None:
 def test_what_is_likely_not_meant_is_said_with_its_arithmetic(
     make_settings: MakeSettings, values: dict[str, object], said: str
 ) -> None:
-    (warning,) = advice(make_settings(**values))
+    (warning,) = configuration_warnings(make_settings(**values))
 
     assert said in warning
 
 
 def test_everything_the_bridge_needs_reaches_it(make_settings: MakeSettings) -> None:
-    config = make_settings(
-        nats_urls="nats://a,nats://b",
-        nats_stream="mine",
-        nats_max_age="7d",
-        ack_wait="1m",
-        backoff="250ms,2s",
-        unhandled="dead_letter",
-        future_schema="dead_letter",
-    ).bridge()
+    config = bridge_config(
+        make_settings(
+            nats_urls="nats://a,nats://b",
+            nats_stream="mine",
+            nats_max_age="7d",
+            ack_wait="1m",
+            backoff="250ms,2s",
+            unhandled="dead_letter",
+            future_schema="dead_letter",
+        )
+    )
 
     assert config.connection.urls == ("nats://a", "nats://b")
     assert config.stream == "mine"

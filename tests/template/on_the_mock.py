@@ -17,7 +17,7 @@ from app.settings import ROOT, Settings
 from jetstream_bridge import Check
 from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.testing import MockServer
 from jetstream_bridge.testing.events import body_of, make_event
 from jetstream_bridge.web import metrics

@@ -16,9 +16,9 @@ from jetstream_bridge.inbox import batch_sizing as pace
 from jetstream_bridge.inbox import exclusive_worker as reign
 from jetstream_bridge.nats import publishing as acks
 from jetstream_bridge.outbox import relay
-from jetstream_bridge.service import configuration_warnings as advice
-from jetstream_bridge.service import database, shutdown
-from jetstream_bridge.service.settings import read_settings
+from jetstream_bridge.service import configuration_warnings, database, shutdown
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.settings_loading import read_settings
 from tests.template.baking import ROOT
 
 PAGE = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
@@ -77,7 +77,7 @@ def test_the_table_of_connections_is_the_pool_s() -> None:
 
 
 def test_the_times_are_those_of_the_code() -> None:
-    timeout = settings().bridge().publish_timeout
+    timeout = bridge_config(settings()).publish_timeout
     window = 2 * (relay.PUBLISH_BUDGET + timeout)
     grace, after = settings().shutdown_grace, shutdown.AFTER_GRACE
     backoff = settings().backoff[: settings().max_deliver - 1]
@@ -94,7 +94,7 @@ def test_the_times_are_those_of_the_code() -> None:
         f"grace + {after:g} s, {grace + after:g} s at the default",
         f"Up to {acks.WINDOW} messages are in flight",
         f"at the defaults {' + '.join(f'{pause:g}' for pause in backoff)} s of pauses",
-        f"`ADMIN_TOKEN`: {advice._SHORT_TOKEN} characters or more",
+        f"`ADMIN_TOKEN`: {configuration_warnings._SHORT_TOKEN} characters or more",
     ):
         assert sentence in FLAT
     assert grace + after < 30

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from jetstream_bridge.testing.servers import NatsServer, free_port
+from jetstream_bridge.testing.server_processes import free_port
+from jetstream_bridge.testing.servers import NatsServer
 from tests.template.baking import ROOT, clean_environment
 
 PAGE = (ROOT / "docs" / "restricted-permissions.md").read_text(encoding="utf-8")

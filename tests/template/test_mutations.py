@@ -67,8 +67,8 @@ MUTATIONS = (
     Mutation(
         "a suspect runs beside others",
         "jetstream_bridge/inbox/single_run.py",
-        "        async with self._solitude.alone():",
-        "        async with self._solitude.shared():",
+        "        async with self._isolation.alone():",
+        "        async with self._isolation.shared():",
         "tests/bridge/test_tries.py"
         "::test_a_suspect_runs_with_none_beside_it_and_its_start_is_noted[sqlite-mock-no inbox]",
     ),

@@ -61,7 +61,7 @@ from jetstream_bridge.service.database import open_database
 from app.main import app
 from app.models import Order
 from app.settings import Settings
-from jetstream_bridge.service.settings import load_settings
+from jetstream_bridge.service.settings_loading import load_settings
 from sqlmodel import SQLModel
 
 async def main():

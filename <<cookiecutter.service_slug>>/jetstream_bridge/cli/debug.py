@@ -21,7 +21,7 @@ from jetstream_bridge.cli.test_connection import reach
 from jetstream_bridge.nats.options import parse_addresses
 from jetstream_bridge.operations.statistics import inbox_stats
 from jetstream_bridge.service.addresses import split_addresses
-from jetstream_bridge.service.configuration_warnings import advice
+from jetstream_bridge.service.configuration_warnings import configuration_warnings
 from jetstream_bridge.service.fault_lines import FAULTS, database_address, explained
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.web.admin.outbox import outbox_stats
@@ -80,7 +80,7 @@ async def _report(service: Service) -> dict[str, Any]:
     return {
         "versions": _versions(),
         "settings": _settings(settings),
-        "warnings": advice(settings),
+        "warnings": configuration_warnings(settings),
         "names": _names(service),
         "connections": asdict(reached),
         "topology": topology_state,

@@ -13,13 +13,13 @@ import typer
 
 from jetstream_bridge.cli.dlq_texts import (
     KINDS,
+    breakdown_text,
     came_back,
     discarded,
     kind_rows,
     letter_row,
     of_all,
     replayed,
-    surveyed,
 )
 from jetstream_bridge.cli.groups import group
 from jetstream_bridge.cli.listing import (
@@ -47,7 +47,7 @@ from jetstream_bridge.cli.output import (
 from jetstream_bridge.cli.progress import Progress
 from jetstream_bridge.cli.service import Service, run
 from jetstream_bridge.cli.table import Column, table
-from jetstream_bridge.operations.dead_letter_queue import Choice, Sweep
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation, LetterFilter
 from jetstream_bridge.service.operator import Operations
 from jetstream_bridge.web.admin import dlq as api
 
@@ -101,17 +101,19 @@ def list_letters(
     as_json: AsJson = False,
 ) -> None:
     """List dead letters, newest first, with the error that each met last."""
-    choice = Choice(reason, event_type, error_class, event_id, checked_resource(resource))
+    letter_filter = LetterFilter(
+        reason, event_type, error_class, event_id, checked_resource(resource)
+    )
     cursor = checked_cursor(api.After, after)
     order = api.Order.OLDEST if oldest_first else api.Order.NEWEST
 
     async def ask(service: Service) -> api.DeadLetterPage:
         operations = await _operations(service, app)
         return await api.list_dead_letters(
-            operations, **asdict(choice), order=order, limit=limit, after=cursor
+            operations, **asdict(letter_filter), order=order, limit=limit, after=cursor
         )
 
-    empty = "no such dead letters" if choice.narrowed else "no dead letters"
+    empty = "no such dead letters" if letter_filter.narrowed else "no dead letters"
     show_page(ask, _COLUMNS, letter_row, empty=empty, as_json=as_json, below=of_all)
 
 
@@ -124,13 +126,13 @@ def kinds(
     as_json: AsJson = False,
 ) -> None:
     """Count dead letters by reason, error class and event type."""
-    choice = Choice(reason, event_type, error_class)
+    letter_filter = LetterFilter(reason, event_type, error_class)
 
-    async def ask(service: Service) -> api.SurveyView:
+    async def ask(service: Service) -> api.BreakdownView:
         operations = await _operations(service, app)
-        return await api.survey(operations, **asdict(choice))
+        return await api.breakdown(operations, **asdict(letter_filter))
 
-    act(ask, surveyed, as_json=as_json)
+    act(ask, breakdown_text, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli dlq returned 4711")
@@ -184,14 +186,14 @@ def replay(
 
     With --app it is the peer's worker, whether that runs the gem or not.
     """
-    choice = Choice(reason, event_type, error_class)
-    narrowed = dry_run or choice.narrowed or limit is not None or rate is not None
+    letter_filter = LetterFilter(reason, event_type, error_class)
+    narrowed = dry_run or letter_filter.narrowed or limit is not None or rate is not None
     if (sequence is None) is not every or (narrowed and not every):
         fail("name one SEQ, or give --all, alone or with filters", Status.BAD_INPUT)
     if sequence is not None:
         _replay_one(sequence, app, as_json=as_json)
     else:
-        _replay_many(choice, app, limit=limit, rate=rate, dry_run=dry_run, as_json=as_json)
+        _replay_many(letter_filter, app, limit=limit, rate=rate, dry_run=dry_run, as_json=as_json)
 
 
 @commands.command(epilog="Example: python -m app.cli dlq discard 4711")
@@ -219,8 +221,13 @@ def purge(
     as_json: AsJson = False,
 ) -> None:
     """Count dead letters, ask, and throw those away for good that were counted."""
-    choice = Choice(reason, event_type, error_class)
-    found = _purge(Sweep(limit=_ALL, choice=choice, dry_run=True), app, "counting", "counted")
+    letter_filter = LetterFilter(reason, event_type, error_class)
+    found = _purge(
+        BulkOperation(limit=_ALL, letter_filter=letter_filter, dry_run=True),
+        app,
+        "counting",
+        "counted",
+    )
     if dry_run or not found.discarded:
         text = "no such dead letters" if not found.discarded else discarded(found)
         answer(text, found.model_dump(mode="json"), as_json=as_json)
@@ -228,8 +235,8 @@ def purge(
     if not yes:
         _show_kinds(found)
     confirm(f"Throw {number_of(found.discarded, 'dead letter')} away for good?", yes=yes)
-    sweep = Sweep(limit=_ALL, choice=choice, until=found.until)
-    done = _purge(sweep, app, "throwing away", "threw away", found.discarded)
+    operation = BulkOperation(limit=_ALL, letter_filter=letter_filter, until=found.until)
+    done = _purge(operation, app, "throwing away", "threw away", found.discarded)
     answer(discarded(done), done.model_dump(mode="json"), as_json=as_json)
 
 
@@ -247,7 +254,7 @@ async def _operations(service: Service, app: str | None) -> Operations:
 
 
 def _purge(
-    sweep: Sweep, app: str | None, doing: str, done: str, total: int | None = None
+    operation: BulkOperation, app: str | None, doing: str, done: str, total: int | None = None
 ) -> api.DiscardedView:
     progress = Progress(doing, done)
     progress.total = total
@@ -256,11 +263,11 @@ def _purge(
     async def work(service: Service) -> Status:
         operations = await _operations(service, app)
         with progress:
-            swept = await operations.discard_many(sweep, lambda _: progress.advance())
-        views.append(api.discarded_view(swept, dry_run=sweep.dry_run))
+            result = await operations.discard_many(operation, lambda _: progress.advance())
+        views.append(api.discarded_view(result, dry_run=operation.dry_run))
         return Status.FINE
 
-    run(work, within=None, progress=None if sweep.dry_run else progress)
+    run(work, within=None, progress=None if operation.dry_run else progress)
     return views[0]
 
 
@@ -274,7 +281,7 @@ def _replay_one(sequence: int, app: str | None, *, as_json: bool) -> None:
 
 
 def _replay_many(
-    choice: Choice,
+    letter_filter: LetterFilter,
     app: str | None,
     *,
     limit: int | None,
@@ -287,10 +294,12 @@ def _replay_many(
     async def work(service: Service) -> Status:
         operations = await _operations(service, app)
         most = limit or max(1, await operations.letter_count())
-        progress.total = limit if choice.narrowed else most
-        sweep = Sweep(limit=most, choice=choice, rate=rate, dry_run=dry_run)
+        progress.total = limit if letter_filter.narrowed else most
+        operation = BulkOperation(
+            limit=most, letter_filter=letter_filter, rate=rate, dry_run=dry_run
+        )
         with progress:
-            done = await operations.replay_many(sweep, lambda _: progress.advance())
+            done = await operations.replay_many(operation, lambda _: progress.advance())
         view = api.replayed_view(done, dry_run=dry_run)
         answer(replayed(view), view.model_dump(mode="json"), as_json=as_json)
         return Status.FINE

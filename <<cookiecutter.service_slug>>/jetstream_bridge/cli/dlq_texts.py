@@ -43,7 +43,7 @@ def came_back(found: api.ReturnedView) -> str:
     return "\n".join([text, *kinds_below(found.kinds)])
 
 
-def surveyed(found: api.SurveyView) -> str:
+def breakdown_text(found: api.BreakdownView) -> str:
     newest = "" if found.read >= found.total else f"; of the newest {found.read} letters"
     text = f"{found.matching} of {number_of(found.total, 'dead letter')}{newest}"
     return "\n".join([text, *kinds_below(found.kinds)])

@@ -23,7 +23,7 @@ from jetstream_bridge.cli.output import AsJson
 from jetstream_bridge.cli.relative_times import age
 from jetstream_bridge.cli.service import Service
 from jetstream_bridge.cli.table import Column, Row
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.inbox.tables import InboxStatus
 from jetstream_bridge.web.admin import inbox as api
 
 commands = group(

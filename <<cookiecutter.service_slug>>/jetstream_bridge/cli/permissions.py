@@ -14,7 +14,8 @@ from jetstream_bridge.cli.definition import definition
 from jetstream_bridge.cli.groups import single
 from jetstream_bridge.cli.output import AsJson, Status, answer, fail
 from jetstream_bridge.core.errors import InvalidSubjectError, RegistrationError
-from jetstream_bridge.service.settings import load_settings
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.settings_loading import load_settings
 from jetstream_bridge.topology.permissions import permissions
 
 commands = single()
@@ -50,7 +51,7 @@ def command(
 ) -> None:
     """Print the NATS rights that this service needs."""
     service = definition()
-    config = load_settings(service.settings_class).bridge()
+    config = bridge_config(load_settings(service.settings_class))
     if restricted is not None:
         config = replace(config, auto_provision=not restricted)
     try:

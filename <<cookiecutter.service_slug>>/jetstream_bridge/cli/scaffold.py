@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 
 from jetstream_bridge.cli import scaffold_texts as texts
-from jetstream_bridge.events.envelope import parse
+from jetstream_bridge.events.received_envelope import parse
 from jetstream_bridge.inbox.registry import Consumers
 
 _TYPE = re.compile(r"[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*(?:\.[a-z][a-z0-9]*(?:[_-][a-z0-9]+)*)+")

@@ -27,11 +27,13 @@ from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import ConfigurationError, InvalidSubjectError, RegistrationError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.session import GuardedClient
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import Database, open_database, sqlite_threads_ended
 from jetstream_bridge.service.fault_lines import FAULTS, explained
 from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.operator import Operations
-from jetstream_bridge.service.settings import BridgeSettings, load_settings
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import load_settings
 
 CONNECT_WITHIN = 5.0  # seconds
 ANSWER_WITHIN = 20.0  # seconds for a whole command, or from one step of a long one to the next
@@ -131,7 +133,7 @@ async def _opened(
 ) -> AsyncIterator[Service]:
     database = open_database(settings)
     bridge = Bridge(
-        settings.bridge(), database.sessions, handlers=handlers, make_client=GuardedClient
+        bridge_config(settings), database.sessions, handlers=handlers, make_client=GuardedClient
     )
     operations = Operations(bridge, database, by=f"cli, {user()}")
     try:

@@ -20,7 +20,7 @@ from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.errors import ApiError, PermissionDeniedError
 from jetstream_bridge.topology.plan import Plan
 from jetstream_bridge.topology.provisioning import Topology, subjects_of_peer
-from jetstream_bridge.topology.unread_subjects import Unread
+from jetstream_bridge.topology.unread_subjects import UnreadSubject
 
 _WHOLE_LIMIT = 60.0  # seconds; agreeing with other writers of the stream takes 20 of them at most
 
@@ -141,7 +141,7 @@ def _subjects_for(config: BridgeConfig, other: str) -> list[str]:
     return subjects_of_peer(config, app, destination if colon else None)
 
 
-async def _unread(service: Service) -> list[Unread]:
+async def _unread(service: Service) -> list[UnreadSubject]:
     """What nobody reads, where this user may ask; it is no difference to the plan."""
     try:
         return await service.bridge.inspection.unread()
@@ -149,7 +149,7 @@ async def _unread(service: Service) -> list[Unread]:
         return []
 
 
-def _show(plan: Plan, unread: list[Unread], *, as_json: bool) -> None:
+def _show(plan: Plan, unread: list[UnreadSubject], *, as_json: bool) -> None:
     data = {
         "stream": plan.stream,
         "changes": list(plan.changes),

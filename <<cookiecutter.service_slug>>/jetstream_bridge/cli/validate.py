@@ -12,8 +12,9 @@ import typer
 from jetstream_bridge.cli.definition import definition
 from jetstream_bridge.cli.groups import single
 from jetstream_bridge.cli.output import AsJson, Status, answer
-from jetstream_bridge.service.configuration_warnings import advice
-from jetstream_bridge.service.settings import BridgeSettings, InvalidSettings, read_settings
+from jetstream_bridge.service.configuration_warnings import configuration_warnings
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import InvalidSettings, read_settings
 from jetstream_bridge.service.start_checks import faults
 
 commands = single()
@@ -23,7 +24,7 @@ commands = single()
 def command(as_json: AsJson = False) -> None:
     """Check the settings: one line for each fault, and for what is likely not meant."""
     settings, found = _read()
-    warnings = advice(settings) if settings is not None else []
+    warnings = configuration_warnings(settings) if settings is not None else []
     data = {"valid": not found, "faults": found, "warnings": warnings}
     if as_json or not found:
         text = "\n".join([*(f"warning: {warning}" for warning in warnings), "valid"])

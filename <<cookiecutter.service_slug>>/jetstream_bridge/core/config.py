@@ -11,7 +11,7 @@ from typing import Literal
 
 from jetstream_bridge.core.delays import Exponential, RetryStrategy
 from jetstream_bridge.core.errors import Unrecoverable
-from jetstream_bridge.core.subjects import Names
+from jetstream_bridge.core.subjects import AppNames
 
 # Tries at 0, 0.25, 0.75 and 1.75 s: enough for a reconnect, and short for who waits.
 PUBLISH_RETRY = Exponential(base=0.25, cap=2.0, attempts=4)
@@ -93,8 +93,8 @@ class BridgeConfig:
     ready_requires_nats: bool = False
 
     @property
-    def names(self) -> Names:
-        return Names(env=self.env, app=self.app_name)
+    def names(self) -> AppNames:
+        return AppNames(env=self.env, app=self.app_name)
 
     @property
     def stream(self) -> str:

@@ -105,7 +105,7 @@ def covered(patterns: Iterable[str], subject: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Names:
+class AppNames:
     """The names of one application in one environment."""
 
     env: str

@@ -15,8 +15,9 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from jetstream_bridge.core.errors import InvalidEventError
-from jetstream_bridge.events.envelope import Envelope, Payload, id_text, parse_timestamp
+from jetstream_bridge.events.envelope import Envelope, Payload, id_text
 from jetstream_bridge.events.event import Event
+from jetstream_bridge.events.received_envelope import parse_timestamp
 
 EnvelopeLike = Mapping[str, Any] | BaseModel | Envelope | Event[Any]
 

@@ -12,16 +12,15 @@ from datetime import datetime
 from typing import Any
 
 from jetstream_bridge.core.errors import EnvelopeError, MalformedJSONError
-from jetstream_bridge.events.envelope import (
-    GEM_ID_HEADER,
-    REPLAY_ID,
+from jetstream_bridge.events.event import Event, Metadata
+from jetstream_bridge.events.json_documents import read_json
+from jetstream_bridge.events.received_envelope import (
     ReceivedEnvelope,
     is_usable_id,
     parse,
     parse_timestamp,
 )
-from jetstream_bridge.events.event import Event, Metadata
-from jetstream_bridge.events.json_documents import read_json
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, REPLAY_ID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from jetstream_bridge.core.errors import PayloadError, RegistrationError, UpcastError
 from jetstream_bridge.core.subjects import validate_app
-from jetstream_bridge.events.envelope import ReceivedEnvelope
 from jetstream_bridge.events.frozen_json import thawed
+from jetstream_bridge.events.received_envelope import ReceivedEnvelope
 
 UpcastFunction = Callable[[dict[str, Any]], dict[str, Any]]
 U = TypeVar("U", bound=UpcastFunction)
@@ -51,7 +51,7 @@ class Upcaster:
         return result
 
 
-class Steps:
+class UpcastChain:
     """The up-casters of one event type, without a gap, lowest version first."""
 
     def __init__(self, first: Upcaster) -> None:
@@ -107,11 +107,11 @@ class Steps:
         return replace(envelope, payload=payload, schema_version=self.target, body=None)
 
 
-class Upcasts:
+class UpcasterRegistry:
     """All up-casters of a service, by source and event type."""
 
     def __init__(self) -> None:
-        self._steps: dict[str | None, dict[str, Steps]] = {}
+        self._steps: dict[str | None, dict[str, UpcastChain]] = {}
 
     def upcast(
         self, event_type: str, *, from_version: int, source: str | None = None
@@ -149,10 +149,10 @@ class Upcasts:
         of_source = self._steps.setdefault(source, {})
         steps = of_source.get(new.event_type)
         if steps is None:
-            of_source[new.event_type] = Steps(new)
+            of_source[new.event_type] = UpcastChain(new)
         else:
             steps.add(new)
 
-    def of(self, source: str | None) -> dict[str, Steps]:
+    def of(self, source: str | None) -> dict[str, UpcastChain]:
         """The up-casters for events of `source`, by type."""
         return self._steps.get(source, {})

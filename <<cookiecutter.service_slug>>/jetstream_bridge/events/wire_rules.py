@@ -19,13 +19,20 @@ from nats.aio.msg import Msg
 from jetstream_bridge.core.errors import InvalidSubjectError
 from jetstream_bridge.core.subjects import validate_subject
 
+ID_HEADER = "Nats-Msg-Id"
+GEM_ID_HEADER = "nats-msg-id"  # what jetstream_bridge peers write; the server ignores it
+# A replayed event has an id of its own in the stream, and says here which event it is: the JSON
+# text of its key, since a header's value is ASCII.
+REPLAY_ID = "replay:"
+REPLAY_KEY_HEADER = "x-replay-key"
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 MAX_ID = 255  # characters of an event id, a resource id, a type
 MAX_HEADERS = 65535  # bytes of all headers together; nats-server's limit for a stream's message
 # What the server does something about. It belongs to whoever sends, and not to an event: it would
 # expire it unread, erase others, or make the stream refuse it.
 RESERVED = "nats-"
 
-_ID_HEADER = "nats-msg-id"
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _VALUE = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?")
 
@@ -77,7 +84,7 @@ def header_flaw(name: object, value: object) -> str | None:
             f"header {name} has the value {value!a:.200}; "
             "write printable ASCII on one line, without blanks at its ends"
         )
-    if name.lower() == _ID_HEADER:
+    if name.lower() == GEM_ID_HEADER:
         return f"header {name} is the event id; give event_id instead"
     if name.lower().startswith(RESERVED):
         return (

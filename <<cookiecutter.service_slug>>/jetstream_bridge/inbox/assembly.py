@@ -14,24 +14,27 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
 from jetstream_bridge.core.leases import Fence, LeaseHolder
-from jetstream_bridge.inbox.batch import Transactions
-from jetstream_bridge.inbox.concurrency_limits import Slots
-from jetstream_bridge.inbox.dead_letter_handling import LetterOutcomes
-from jetstream_bridge.inbox.dead_lettering import DeadLetters
+from jetstream_bridge.inbox.batch import HandlerTransactions
+from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits
+from jetstream_bridge.inbox.dead_letter_handling import DeadLetterOutcomes
+from jetstream_bridge.inbox.dead_lettering import DeadLetterWriter
 from jetstream_bridge.inbox.dependencies import PublisherFactory
-from jetstream_bridge.inbox.exclusive_worker import Reign
+from jetstream_bridge.inbox.durable import Durable
+from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
-from jetstream_bridge.inbox.isolation import Solitude
+from jetstream_bridge.inbox.isolation import HandlerIsolation
 from jetstream_bridge.inbox.outage import Outage, PendingMigrations
 from jetstream_bridge.inbox.outcomes import Outcomes
-from jetstream_bridge.inbox.outstanding import View
+from jetstream_bridge.inbox.outstanding import DurableView
 from jetstream_bridge.inbox.positions import statuses
-from jetstream_bridge.inbox.reading import EventReader, LetterReader, Reader
+from jetstream_bridge.inbox.reading import DeadLetterReader, EventReader, Reader
+from jetstream_bridge.inbox.received import Place
 from jetstream_bridge.inbox.registry import Consumers
-from jetstream_bridge.inbox.replies import Line
-from jetstream_bridge.inbox.retry_policy import Tries
-from jetstream_bridge.inbox.store import Inbox, InboxStatus, Place
-from jetstream_bridge.inbox.worker import Durable, Worker
+from jetstream_bridge.inbox.replies import Replies
+from jetstream_bridge.inbox.retry_policy import RetryPolicy
+from jetstream_bridge.inbox.store import Inbox
+from jetstream_bridge.inbox.tables import InboxStatus
+from jetstream_bridge.inbox.worker import Worker
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.management import StreamApi
 from jetstream_bridge.nats.publishing import AckPublisher
@@ -44,7 +47,7 @@ STATUS_LIMIT = 3.0  # seconds for the inbox to say what it knows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
+class WorkerFactory:
     """Makes the workers of one service, which share all of this."""
 
     config: BridgeConfig
@@ -56,14 +59,14 @@ class Workers:
     publisher: PublisherFactory
     consumers: Consumers
     pending: PendingMigrations | None  # names the migrations that the database lacks
-    solitude: Solitude = field(default_factory=Solitude)
+    isolation: HandlerIsolation = field(default_factory=HandlerIsolation)
 
-    def reign(self, spec: DurableSpec) -> Reign:
+    def worker_of(self, spec: DurableSpec) -> ExclusiveWorker:
         """Return what runs the worker of `spec`: always, or while it has the lease."""
         lease = None
         if self.config.worker_exclusive:
             lease = LeaseHolder(self.engine, f"worker {spec.name}")
-        return Reign(lambda fence: self._worker(spec, fence), lease)
+        return ExclusiveWorker(lambda fence: self._worker(spec, fence), lease)
 
     def _worker(self, spec: DurableSpec, fence: Fence | None) -> Worker:
         config, consumers = self.config, self.consumers
@@ -73,7 +76,7 @@ class Workers:
             config,
             self.connection,
             reader,
-            Transactions(
+            HandlerTransactions(
                 self.sessions,
                 self.publisher,
                 middlewares=consumers.middlewares,
@@ -83,10 +86,10 @@ class Workers:
                 limit=config.handler_timeout,
             ),
             self._outcomes(spec, inbox),
-            Tries(config, consumers.retry),
+            RetryPolicy(config, consumers.retry),
             outage=Outage(self.engine, self.pending),
-            solitude=self.solitude,
-            slots=Slots() if consumers.limited(spec.source) else None,
+            isolation=self.isolation,
+            concurrency_limits=ConcurrencyLimits() if consumers.limited(spec.source) else None,
             view=self._view(spec, reader),
             statuses=partial(self._statuses, spec.name),
             alone=fence is not None,
@@ -104,12 +107,12 @@ class Workers:
             made=lambda: self.topology.identity(spec.source),
         )
 
-    def _view(self, spec: DurableSpec, reader: Reader) -> View | None:
+    def _view(self, spec: DurableSpec, reader: Reader) -> DurableView | None:
         """Letters have no order among each other."""
         if spec.source == DEAD_LETTERS:
             return None
         api, topology = StreamApi(self.connection), self.topology
-        return View(api, self.config.stream, spec, reader, lambda: topology.is_work_queue)
+        return DurableView(api, self.config.stream, spec, reader, lambda: topology.is_work_queue)
 
     async def _statuses(
         self, durable: str, places: Collection[Place]
@@ -125,20 +128,20 @@ class Workers:
     def _reader(self, spec: DurableSpec) -> Reader:
         handler = self.consumers.on_letters
         if spec.source == DEAD_LETTERS and handler is not None:
-            return LetterReader(handler)
+            return DeadLetterReader(handler)
         return EventReader(self.consumers, spec.source, future=self.config.future_schema)
 
     def _outcomes(self, spec: DurableSpec, inbox: Inbox) -> Outcomes:
         config = self.config
-        kind = LetterOutcomes if spec.source == DEAD_LETTERS else Outcomes
+        kind = DeadLetterOutcomes if spec.source == DEAD_LETTERS else Outcomes
         return kind(
             self.sessions,
             inbox,
-            DeadLetters(self.acks, config.names.dead_letter) if config.use_dlq else None,
+            DeadLetterWriter(self.acks, config.names.dead_letter) if config.use_dlq else None,
             durable=spec.name,
             use_inbox=config.use_inbox,
             middlewares=self.consumers.middlewares,
-            line=Line(),
+            line=Replies(),
         )
 
 

@@ -18,11 +18,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge.core.errors import HandlerExitError
 from jetstream_bridge.core.leases import Fence
 from jetstream_bridge.events.dead_letter import event_of
-from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.delivery import Delivery
 from jetstream_bridge.inbox.dependencies import PublisherFactory, Supplies
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
 from jetstream_bridge.inbox.middleware.chain import Middlewares
-from jetstream_bridge.inbox.store import Claimed, Inbox
+from jetstream_bridge.inbox.store import ClaimResult, Inbox
 from jetstream_bridge.inbox.transaction_guard import TransactionGuard
 
 
@@ -36,7 +36,7 @@ class HandlerRaised(Exception):  # noqa: N818 - tells where an error comes from,
 
 
 @dataclass(slots=True)
-class Handled:
+class TransactionResult:
     """What a committed transaction did: handled events, and those it knew already."""
 
     processed: list[Delivery] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Handled:
     seconds: float = 0.0  # in handlers
 
 
-class Transactions:
+class HandlerTransactions:
     """Runs deliveries through their handlers, one transaction for each call."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Transactions:
         self._limit = limit
         self.watch = watch
 
-    async def run(self, batch: Sequence[Delivery]) -> Handled:
+    async def run(self, batch: Sequence[Delivery]) -> TransactionResult:
         """Handle `batch` and commit. Whatever is raised, nothing has taken effect then."""
         async with self._sessions() as session:
             guard = TransactionGuard(session, self._fence)
@@ -78,11 +78,11 @@ class Transactions:
 
     async def _run(
         self, batch: Sequence[Delivery], session: AsyncSession, guard: TransactionGuard
-    ) -> Handled:
+    ) -> TransactionResult:
         if self._fence is not None and self._inbox is None:
             # Nothing may be written here at all: then this is the only time to ask.
             await (await session.connection()).run_sync(self._fence.check)
-        handled = Handled()
+        handled = TransactionResult()
         claimed = await self._claim(session, batch)
         started = time.perf_counter()
         for delivery in batch:
@@ -116,7 +116,7 @@ class Transactions:
     def _observed(self, delivery: Delivery) -> bool:
         return bool(self._middlewares.observers(delivery.handler))
 
-    async def _claim(self, session: AsyncSession, batch: Sequence[Delivery]) -> Claimed | None:
+    async def _claim(self, session: AsyncSession, batch: Sequence[Delivery]) -> ClaimResult | None:
         if self._inbox is None:
             return None
         return await self._inbox.claim(session, [delivery.received for delivery in batch])

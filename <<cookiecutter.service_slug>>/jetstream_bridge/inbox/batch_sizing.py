@@ -13,7 +13,7 @@ PREFETCH_SECONDS = 1.0  # how much work to hold
 SMOOTHING = 0.3  # weight of the newest measurement
 
 
-class Pace:
+class BatchSizer:
     """Batch size and prefetch of one worker. Times are seconds for each event."""
 
     def __init__(self, *, batch_size: int, concurrency: int) -> None:

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 from jetstream_bridge.inbox.handlers import Handler
 
 if TYPE_CHECKING:
-    from jetstream_bridge.inbox.deliveries import Delivery
+    from jetstream_bridge.inbox.delivery import Delivery
 
 
-class Slots:
+class ConcurrencyLimits:
     """The transactions that are running, by handler with limits."""
 
     def __init__(self) -> None:
         self._running: Counter[Handler] = Counter()
 
-    def share(self) -> Share:
+    def share(self) -> TransactionShare:
         """What the next transaction may hold."""
-        return Share(self._running)
+        return TransactionShare(self._running)
 
     def begin(self, batch: Iterable[Delivery]) -> None:
         self._running.update(_limited(batch))
@@ -33,7 +33,7 @@ class Slots:
         self._running.subtract(_limited(batch))
 
 
-class Share:
+class TransactionShare:
     """What one transaction, which is being put together, may still take in."""
 
     def __init__(self, running: Counter[Handler]) -> None:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import logging
 
 from jetstream_bridge.core.error_report import report
-from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.delivery import Delivery
 from jetstream_bridge.inbox.outcomes import Outcomes
-from jetstream_bridge.inbox.reading import Verdict
+from jetstream_bridge.inbox.reading import Rejection
 
 logger = logging.getLogger(__name__)
 
 REST = 86400.0  # seconds between two reminders of a letter that nobody could handle
 
 
-class LetterOutcomes(Outcomes):
+class DeadLetterOutcomes(Outcomes):
     """Ends deliveries of the durable for dead letters."""
 
-    async def dead_letter(self, delivery: Delivery, verdict: Verdict) -> None:
+    async def dead_letter(self, delivery: Delivery, verdict: Rejection) -> None:
         """Leave the letter in the stream."""
         if await self._known(delivery) is not None:
             await self._duplicate(delivery)

@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 
 from jetstream_bridge.core.error_report import CAUSED_BY, causes, class_of, message, raised_at
 from jetstream_bridge.core.errors import PublishRefusedError, PublishUnavailableError
-from jetstream_bridge.events.envelope import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.events.headers import carriable, left_behind
-from jetstream_bridge.inbox.deliveries import Delivery
-from jetstream_bridge.inbox.reading import Verdict
-from jetstream_bridge.nats.publishing import AckPublisher, Outcome, Outgoing
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.reading import Rejection
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
+from jetstream_bridge.nats.publishing import AckPublisher
 
 LETTER_ID = "dlq:"  # how the id of a letter begins
 MAX_ERROR = 2048  # bytes of an error's text in a header, as escaped ASCII
@@ -31,13 +32,13 @@ LETTER_HEADERS = frozenset({"x-dead-letter", "x-dlq-reason", "x-deliveries", "x-
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetters:
+class DeadLetterWriter:
     """Writes the dead letters of one service to its own subject on the shared stream."""
 
     acks: AckPublisher
     subject: str
 
-    async def write(self, delivery: Delivery, verdict: Verdict, consumer: str) -> None:
+    async def write(self, delivery: Delivery, verdict: Rejection, consumer: str) -> None:
         """Store one letter; raise `PublishError` if the stream did not take it."""
         headers = letter_headers(delivery, verdict, consumer)
         message = Outgoing(0, self.subject, delivery.msg.data, headers)
@@ -52,7 +53,7 @@ class DeadLetters:
         raise PublishUnavailableError(text)
 
 
-def letter_headers(delivery: Delivery, verdict: Verdict, consumer: str) -> dict[str, str]:
+def letter_headers(delivery: Delivery, verdict: Rejection, consumer: str) -> dict[str, str]:
     """Return the headers of a letter: the original ones that may travel on, and the reason."""
     headers = {
         name: value

@@ -16,125 +16,16 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import chain, takewhile
 from operator import attrgetter
-from typing import Any
 
-from nats.aio.msg import Msg
-
-from jetstream_bridge.core.clock import loop_time
-from jetstream_bridge.events.event import Event, Metadata, moment_of
-from jetstream_bridge.events.wire_rules import message_size
-from jetstream_bridge.inbox.concurrency_limits import Share, Slots
-from jetstream_bridge.inbox.reading import Reader
-from jetstream_bridge.inbox.store import Place, Received
-
-
-class Delivery:
-    """One message in hand, read once when it arrives."""
-
-    __slots__ = (
-        "_reader",
-        "_reading",
-        "_unread",
-        "begun",
-        "count",
-        "envelope",
-        "epoch",
-        "event",
-        "given_back",
-        "handler",
-        "headers",
-        "holds",
-        "key",
-        "metadata",
-        "msg",
-        "payload",
-        "place",
-        "received",
-        "resource",
-        "seconds",
-        "seq",
-        "size",
-        "stale",
-        "touched",
-        "tries",
-        "verdict",
-        "wait",
-    )
-
-    def __init__(self, msg: Msg, reader: Reader) -> None:
-        metadata = msg.metadata
-        self.msg = msg
-        self.seq: int = metadata.sequence.stream
-        self.count: int = metadata.sequence.consumer  # of all deliveries of the consumer
-        self.tries: int = metadata.num_delivered or 1
-        self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
-        self.size = message_size(msg)  # in bytes
-        self.touched = loop_time()  # when the server last heard that it is being worked on
-        self.given_back = False  # the server was asked to deliver it again
-        self.epoch = 0  # which of the streams that this worker has seen delivered it
-        self.stale = False  # its stream was made anew since: the server knows it no more
-        self.begun = False  # a run by itself is noted, and has not ended
-        self.holds = 0  # how often it was held back for what is not its own fault
-        self.wait = 0.0  # seconds to hold it back now
-        self.event: Event[Any] | None = None  # once its handler was called
-        self.seconds: float | None = None  # in its handler, where somebody asks for it
-        self.metadata = Metadata(
-            subject=msg.subject,
-            stream=metadata.stream,
-            sequence=self.seq,
-            consumer=metadata.consumer,
-            deliveries=self.tries,
-            timestamp=stored_at(msg.reply),
-            headers=self.headers,
-        )
-        self.place: Place = (self.seq, self.metadata.stored_us)
-        self._reader, self._unread = reader, True
-        self._reading = reading = reader.read(msg, self.headers, self.metadata)
-        self.key = reading.key
-        self.resource = reading.resource
-        self.envelope = reading.envelope
-        self.handler = reading.handler
-        self.payload: Any = reading.payload  # once it was read
-        self.verdict = reading.verdict
-        is_envelope = self.envelope is not None and bool(self.envelope.raw)
-        self.received = Received(
-            key=self.key,
-            subject=msg.subject,
-            data=msg.data if is_envelope else None,
-            headers=self.headers,
-            stream=metadata.stream,
-            seq=self.seq,
-            stored_us=self.place[1],
-            deliveries=self.tries,
-        )
-
-    def read(self) -> None:
-        """Read the payload, or find the verdict; runs the service's own code, and may raise."""
-        if self._unread:
-            self._reader.finish(self._reading)
-            self._unread = False
-            self.envelope, self.payload = self._reading.envelope, self._reading.payload
-            self.verdict = self._reading.verdict
-
-    @property
-    def event_type(self) -> str:
-        return self.envelope.type if self.envelope is not None else "unknown"
-
-
-def stored_at(reply: str) -> datetime:
-    """When the stream stored a message, as the subject of its acknowledgement says.
-
-    The subject has nine parts, or eleven and more where it tells domain and account too.
-    """
-    parts = reply.split(".")
-    return moment_of(int(parts[7 if len(parts) == 9 else 9]))
+from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits, TransactionShare
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.received import Place
 
 
 @dataclass(slots=True)
-class _Block:
+class _BlockedResource:
     """A resource whose event at `place` comes again at `due`; nobody waits past `until`.
 
     Of an event that somebody else had, `due` is when it is asked after, and it `comes` later.
@@ -147,7 +38,7 @@ class _Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Overdue:
+class OverdueEvent:
     """An event that should be here and is not. `given_up`: waited for long enough."""
 
     resource: str
@@ -182,17 +73,17 @@ class _Held(dict[Place, Delivery]):
 class Deliveries:
     """Messages in hand, by resource."""
 
-    def __init__(self, slots: Slots | None = None) -> None:
-        """`slots` keeps handlers to limits of their own, where there are such."""
-        self._slots = slots
+    def __init__(self, concurrency_limits: ConcurrencyLimits | None = None) -> None:
+        """`concurrency_limits` keeps handlers to limits of their own, where there are such."""
+        self._concurrency = concurrency_limits
         self._in_hand = _Held()
         self._back = _Held()  # here again before the batch that failed it ended
         self._queues: dict[str, list[Delivery]] = {}
         self._turns: dict[str, None] = {}  # resources with work, in the order of their turn
         self._running: set[str] = set()
-        self._blocked: dict[str, _Block] = {}
+        self._blocked: dict[str, _BlockedResource] = {}
         # What is not here, and comes before what is: somebody else has had it in hand.
-        self._awaited: dict[str, dict[Place, _Block]] = {}
+        self._awaited: dict[str, dict[Place, _BlockedResource]] = {}
         self._waits: dict[str, int] = {}  # by resource: queued behind an event that is to come
         self._waiting = 0  # the sum of these
         self._epoch = 0
@@ -251,7 +142,7 @@ class Deliveries:
         its handler at a limit is passed over, and the batch may be empty then.
         """
         batch: list[Delivery] = []
-        share = self._slots.share() if self._slots is not None else None
+        share = self._concurrency.share() if self._concurrency is not None else None
         for resource in tuple(self._turns):
             if len(batch) >= limit:
                 break
@@ -266,8 +157,8 @@ class Deliveries:
                 limit = 1
             self._start(resource, len(taken))
             batch.extend(taken)
-        if self._slots is not None:
-            self._slots.begin(batch)
+        if self._concurrency is not None:
+            self._concurrency.begin(batch)
         return batch
 
     def _start(self, resource: str, number: int) -> None:
@@ -280,8 +171,8 @@ class Deliveries:
 
     def finish(self, batch: list[Delivery], *, unhandled: Sequence[Delivery] = ()) -> None:
         """The resources of `batch` are free again; `unhandled` return to their places."""
-        if self._slots is not None:
-            self._slots.end(batch)
+        if self._concurrency is not None:
+            self._concurrency.end(batch)
         for delivery in batch:
             self._in_hand.pop(delivery.place, None)
             self._running.discard(delivery.resource)
@@ -297,7 +188,7 @@ class Deliveries:
         """Nothing of this resource runs until `delivery` has come again, or `until`."""
         if delivery.stale:  # it comes from here, and surely
             due = until = math.inf
-        self._blocked[delivery.resource] = _Block(delivery.place, due, until)
+        self._blocked[delivery.resource] = _BlockedResource(delivery.place, due, until)
         self._review(delivery.resource)
 
     def unblock(self, resource: str) -> None:
@@ -312,7 +203,9 @@ class Deliveries:
         block = self._blocked.get(resource)
         if place in self._in_hand or place in self._back or (block and block.place == place):
             return False
-        self._awaited.setdefault(resource, {}).setdefault(place, _Block(place, due, until, comes))
+        self._awaited.setdefault(resource, {}).setdefault(
+            place, _BlockedResource(place, due, until, comes)
+        )
         self._review(resource)
         return True
 
@@ -342,14 +235,14 @@ class Deliveries:
             delivery.stale = True
         return sum(1 for _ in self)
 
-    def overdue(self, now: float) -> list[Overdue]:
+    def overdue(self, now: float) -> list[OverdueEvent]:
         """Return what others wait for and should be here."""
         waits = chain(
             self._blocked.items(),
             ((r, block) for r, awaited in self._awaited.items() for block in awaited.values()),
         )
         return [
-            Overdue(resource, block.place, now > block.until)
+            OverdueEvent(resource, block.place, now > block.until)
             for resource, block in waits
             if now > block.due
         ]
@@ -421,7 +314,7 @@ def _together(
     queue: list[Delivery],
     limit: int,
     alone: Callable[[Delivery], bool],
-    share: Share | None,
+    share: TransactionShare | None,
 ) -> list[Delivery]:
     if share is None:
         return list(takewhile(lambda delivery: not alone(delivery), queue[:limit]))

@@ -19,8 +19,8 @@ ASK_LIMIT = 3.0  # seconds for one question about it
 LOST_GRACE = 1.0  # seconds for what was refused at its commit to end in order
 
 
-class Reign:
-    """One durable's worker, made anew for each reign when it is exclusive."""
+class ExclusiveWorker:
+    """One durable's worker, made anew for each term of the lease when it is exclusive."""
 
     def __init__(self, make: Callable[[Fence | None], Worker], lease: LeaseHolder | None) -> None:
         self._make = make
@@ -53,11 +53,11 @@ class Reign:
             await _run(self._worker)
             return
         while not self._stopping.is_set():
-            self.standby = not await self._takes(self._lease)
+            self.standby = not await self._acquires(self._lease)
             if self.standby:
                 await happens(self._stopping, STANDBY_SECONDS)
             else:
-                await self._rule(self._lease)
+                await self._work_while_leased(self._lease)
 
     async def stop(self, grace: float) -> None:
         """Finish within `grace` seconds, and let another process take over at once."""
@@ -67,7 +67,7 @@ class Reign:
         if self._lease is not None:
             await self._release(self._lease)
 
-    async def _rule(self, lease: LeaseHolder) -> None:
+    async def _work_while_leased(self, lease: LeaseHolder) -> None:
         """Work for as long as the lease can be renewed."""
         logger.info("this worker is the active one (%s)", lease.name)
         worker = self._worker = self._make(lease.fence)
@@ -77,7 +77,7 @@ class Reign:
                 await self._pause(worker)
                 if self._stopping.is_set():
                     continue
-                if worker.lost_lease.is_set() or not await self._keeps(lease):
+                if worker.lost_lease.is_set() or not await self._renews(lease):
                     logger.warning("the lease %s is lost; standing by", lease.name)
                     self.standby = True
                     await worker.stop(grace=LOST_GRACE)
@@ -95,10 +95,10 @@ class Reign:
         for wait in waits:
             wait.cancel()
 
-    async def _takes(self, lease: LeaseHolder) -> bool:
+    async def _acquires(self, lease: LeaseHolder) -> bool:
         now = loop_time()
         try:
-            taken = await self._asked(lease)
+            taken = await self._acquire(lease)
         except DATABASE_ERRORS as error:
             level = logging.DEBUG if fault_of(error) is Fault.BUSY else logging.WARNING
             logger.log(level, "the lease %s is unknown: %s", lease.name, type(error).__name__)
@@ -106,7 +106,7 @@ class Reign:
         self._renewed = now if taken else self._renewed
         return taken
 
-    async def _keeps(self, lease: LeaseHolder) -> bool:
+    async def _renews(self, lease: LeaseHolder) -> bool:
         """Renew. Where that cannot be asked for, the lease is ours until its end.
 
         On SQLite it is ours beyond that: who cannot be asked because a transaction is under way
@@ -114,7 +114,7 @@ class Reign:
         """
         now = loop_time()
         try:
-            kept = await self._asked(lease)
+            kept = await self._acquire(lease)
         except DATABASE_ERRORS as error:
             logger.debug("the lease %s is not renewed: %s", lease.name, type(error).__name__)
             return lease.on_sqlite or loop_time() < self._renewed + LEASE_SECONDS
@@ -122,7 +122,7 @@ class Reign:
         return kept
 
     @staticmethod
-    async def _asked(lease: LeaseHolder) -> bool:
+    async def _acquire(lease: LeaseHolder) -> bool:
         if lease.on_sqlite:  # it has a limit of its own, and does not like to be cancelled
             return await lease.acquire()
         async with asyncio.timeout(ASK_LIMIT):

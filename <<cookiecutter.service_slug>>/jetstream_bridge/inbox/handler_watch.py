@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.durations import humanize
 from jetstream_bridge.core.errors import HandlerTimeoutError
-from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 

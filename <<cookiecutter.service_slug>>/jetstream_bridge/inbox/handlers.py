@@ -21,8 +21,8 @@ from jetstream_bridge.core.durations import seconds
 from jetstream_bridge.core.errors import ConfigurationError, PayloadError, RegistrationError
 from jetstream_bridge.core.subjects import validate_durable
 from jetstream_bridge.events.dead_letter import DeadLetter
-from jetstream_bridge.events.envelope import ReceivedEnvelope
 from jetstream_bridge.events.event import Event
+from jetstream_bridge.events.received_envelope import ReceivedEnvelope
 from jetstream_bridge.inbox.dependencies import Wants, dependency, hints_of, is_event
 from jetstream_bridge.inbox.middleware.chain import Part, checked_parts
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Solitude:
+class HandlerIsolation:
     """The turns of all handlers in one process."""
 
     def __init__(self) -> None:

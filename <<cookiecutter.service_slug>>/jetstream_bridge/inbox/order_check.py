@@ -15,9 +15,16 @@ from nats.errors import Error as NatsError
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError, PermissionDeniedError
-from jetstream_bridge.inbox.deliveries import Deliveries, Delivery, Overdue
-from jetstream_bridge.inbox.outstanding import Outstanding, State, TooMany, View
-from jetstream_bridge.inbox.store import InboxStatus, Place
+from jetstream_bridge.inbox.deliveries import Deliveries, OverdueEvent
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.outstanding import (
+    ConsumerProgress,
+    DurableView,
+    Outstanding,
+    TooManyOutstandingError,
+)
+from jetstream_bridge.inbox.received import Place
+from jetstream_bridge.inbox.tables import InboxStatus
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +38,12 @@ Statuses = Callable[[Collection[Place]], Awaitable[Mapping[Place, InboxStatus]]]
 _ENDED = (InboxStatus.PROCESSED, InboxStatus.DEAD_LETTERED)
 
 
-class Lookout:
+class OrderCheck:
     """Knows which of one durable's events have to come before those in hand."""
 
     def __init__(
         self,
-        view: View | None,
+        view: DurableView | None,
         hand: Deliveries,
         statuses: Statuses,
         *,
@@ -125,7 +132,7 @@ class Lookout:
         self._count = max(self._count, state.count)
         try:
             found = await self._view.between(state) if self._may_read else None
-        except (PermissionDeniedError, TooMany) as error:
+        except (PermissionDeniedError, TooManyOutstandingError) as error:
             self._may_read = not isinstance(error, PermissionDeniedError)
             found = None
         if found is None:
@@ -151,7 +158,7 @@ class Lookout:
         if held:
             logger.info("%d events are outstanding elsewhere; later ones of theirs wait", held)
 
-    async def _hold_all(self, view: View, state: State) -> None:
+    async def _hold_all(self, view: DurableView, state: ConsumerProgress) -> None:
         """It cannot be known which are outstanding: nothing begins until all are due again."""
         if state.pending - self._hand.known > 0:
             await asyncio.sleep(SETTLE)
@@ -188,7 +195,7 @@ class Lookout:
         self._by_jump -= {one.place for one in gone}
         return bool(gone)
 
-    async def _gone(self, view: View, overdue: list[Overdue]) -> list[Overdue]:
+    async def _gone(self, view: DurableView, overdue: list[OverdueEvent]) -> list[OverdueEvent]:
         try:
             state = await view.state()
             statuses = await self._statuses([one.place for one in overdue])
@@ -204,7 +211,7 @@ class Lookout:
             return []
 
     async def _is_gone(
-        self, view: View, one: Overdue, status: InboxStatus | None, *, ask: bool
+        self, view: DurableView, one: OverdueEvent, status: InboxStatus | None, *, ask: bool
     ) -> bool:
         if ask and self._may_read and not await view.has(one.place[0]):
             return True

@@ -40,6 +40,11 @@ class Outage:
         self.trial = False  # it takes writes again; one event shows whether that is so
         self.number = 0  # how often one was noticed
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether nothing may be tried now."""
+        return self.problem is not None and not self.trial
+
     async def watch(self, resume: Callable[[], bool]) -> None:
         """Ask until the database works, whenever it does not. One task, owned by the worker.
 

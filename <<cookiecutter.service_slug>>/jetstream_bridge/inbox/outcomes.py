@@ -18,16 +18,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS, Fault, fault_of
 from jetstream_bridge.core.error_report import report, traceback_of
 from jetstream_bridge.core.errors import PublishRefusedError
-from jetstream_bridge.inbox.batch import Handled
-from jetstream_bridge.inbox.dead_lettering import DeadLetters
-from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.batch import TransactionResult
+from jetstream_bridge.inbox.dead_lettering import DeadLetterWriter
+from jetstream_bridge.inbox.delivery import Delivery
 from jetstream_bridge.inbox.middleware.chain import Middlewares
 from jetstream_bridge.inbox.middleware.ended import Ended, Outcome
 from jetstream_bridge.inbox.middleware.logs import Logging
-from jetstream_bridge.inbox.reading import Verdict
-from jetstream_bridge.inbox.replies import Line
-from jetstream_bridge.inbox.run_counts import History, Runs
-from jetstream_bridge.inbox.store import Inbox, InboxStatus, Known, Received
+from jetstream_bridge.inbox.reading import Rejection
+from jetstream_bridge.inbox.received import Received
+from jetstream_bridge.inbox.replies import Replies
+from jetstream_bridge.inbox.run_counts import RunCounts, RunHistory
+from jetstream_bridge.inbox.store import Inbox, KnownMessage
+from jetstream_bridge.inbox.tables import InboxStatus
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +44,24 @@ class Outcomes:
         self,
         sessions: async_sessionmaker[AsyncSession],
         inbox: Inbox,
-        dead_letters: DeadLetters | None,
+        dead_letters: DeadLetterWriter | None,
         *,
         durable: str,
         use_inbox: bool,
         middlewares: Middlewares,
-        line: Line,
+        line: Replies,
     ) -> None:
         """`inbox` also parks events when there are no `dead_letters`."""
         self.line = line
         self._sessions = sessions
         self._inbox = inbox
-        self._runs = Runs(durable, inbox)
+        self._runs = RunCounts(durable, inbox)
         self._dead_letters = dead_letters
         self._durable = durable
         self._use_inbox = use_inbox
         self._middlewares = middlewares
 
-    async def handled(self, handled: Handled) -> None:
+    async def handled(self, handled: TransactionResult) -> None:
         """The transaction is committed: acknowledge what it did and what it knew already."""
         for delivery in handled.processed:
             self._tell(delivery, "processed", logging.INFO, "event processed")
@@ -103,7 +105,7 @@ class Outcomes:
         )
         await self.nak(delivery, delay=delay)
 
-    async def history(self, delivery: Delivery) -> History:
+    async def history(self, delivery: Delivery) -> RunHistory:
         """What is known of the event's earlier runs."""
         async with self._sessions() as session:
             return await self._runs.history(session, delivery.received)
@@ -125,7 +127,7 @@ class Outcomes:
                 await self._inbox.claim(session, [delivery.received])
                 await session.rollback()
 
-    async def begun(self, delivery: Delivery, history: History) -> None:
+    async def begun(self, delivery: Delivery, history: RunHistory) -> None:
         """Note that a run by itself begins: a process that dies in it cannot say so."""
         if delivery.begun:
             return  # and it has not ended: the database was away, or busy
@@ -149,17 +151,19 @@ class Outcomes:
                 report(error),
             )
 
-    async def dead_letter(self, delivery: Delivery, verdict: Verdict) -> None:
+    async def dead_letter(self, delivery: Delivery, verdict: Rejection) -> None:
         """Put the event aside for good: its letter is stored before it leaves the stream.
 
         Raises when that fails; then nothing was acknowledged.
         """
         known = await self._known(delivery)
-        if known is Known.SAME or (known is Known.OTHER and verdict.reason == "no_handler"):
+        if known is KnownMessage.SAME or (
+            known is KnownMessage.OTHER and verdict.reason == "no_handler"
+        ):
             await self._duplicate(delivery)
             return
         error = report(verdict.error)
-        if known is Known.OTHER:
+        if known is KnownMessage.OTHER:
             error = f"{error}; its id is that of another message, which has taken effect"
         if self._dead_letters is None:
             await self._park(delivery, verdict, error)
@@ -197,7 +201,7 @@ class Outcomes:
                 raise
             logger.error("the inbox cannot hold event %s: %s", delivery.key, report(fault))
 
-    async def _park(self, delivery: Delivery, verdict: Verdict, error: str) -> None:
+    async def _park(self, delivery: Delivery, verdict: Rejection, error: str) -> None:
         text, body = f"{verdict.reason}: {error}", delivery.msg.data
         received, status = delivery.received, InboxStatus.DEAD_LETTERED
         if not await self._record(received, status, text, body=body):
@@ -213,7 +217,7 @@ class Outcomes:
         )
         await self._answer(self.line.term(delivery), delivery, "terminated")
 
-    async def _known(self, delivery: Delivery) -> Known | None:
+    async def _known(self, delivery: Delivery) -> KnownMessage | None:
         """Whether a message with this id has taken effect: this very one, or another."""
         if not self._use_inbox:
             return None

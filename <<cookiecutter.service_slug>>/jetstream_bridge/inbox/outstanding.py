@@ -20,7 +20,7 @@ from jetstream_bridge.core.errors import ConsumerMissingError
 from jetstream_bridge.events.event import Metadata
 from jetstream_bridge.events.headers import parse_block
 from jetstream_bridge.inbox.reading import Reader
-from jetstream_bridge.inbox.store import Place
+from jetstream_bridge.inbox.received import Place
 from jetstream_bridge.nats.management import Json, StreamApi
 from jetstream_bridge.topology.durable_names import DurableSpec
 
@@ -28,7 +28,7 @@ READ_LIMIT = 10.0  # seconds for reading them all
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class ConsumerProgress:
     """How far a consumer is."""
 
     floor: int  # the sequence up to which everything is ended
@@ -45,11 +45,11 @@ class Outstanding:
     resource: str
 
 
-class TooMany(Exception):  # noqa: N818 - says what it found, and is nobody's fault
+class TooManyOutstandingError(Exception):
     """The messages between floor and last delivery could not be read in time."""
 
 
-class View:
+class DurableView:
     """One durable and its stream, looked at without taking anything."""
 
     def __init__(
@@ -72,12 +72,12 @@ class View:
     def is_work_queue(self) -> bool:
         return self._is_work_queue()
 
-    async def state(self) -> State:
+    async def state(self) -> ConsumerProgress:
         info = await self._api.consumer(self._stream, self._spec.name)
         if info is None:
             raise ConsumerMissingError(f"consumer {self._spec.name} does not exist")
         floor, delivered = info.get("ack_floor", {}), info.get("delivered", {})
-        return State(
+        return ConsumerProgress(
             floor=int(floor.get("stream_seq", 0)),
             delivered=int(delivered.get("stream_seq", 0)),
             count=int(delivered.get("consumer_seq", 0)),
@@ -88,7 +88,7 @@ class View:
         """Whether the stream still has the message; on a work queue: whether it is not ended."""
         return await self._api.message(self._stream, sequence) is not None
 
-    async def between(self, state: State) -> list[Outstanding]:
+    async def between(self, state: ConsumerProgress) -> list[Outstanding]:
         """Return the messages above the floor that were delivered and have an order to keep.
 
         A stream that keeps what is ended has those in between, too. Raises `TooMany` after a
@@ -104,7 +104,7 @@ class View:
             if message is None or message["seq"] > state.delivered:
                 return found
             if loop_time() > deadline:
-                raise TooMany
+                raise TooManyOutstandingError
             after = message["seq"]
             found.extend(self._read(message))
 

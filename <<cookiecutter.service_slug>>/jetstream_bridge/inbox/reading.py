@@ -25,14 +25,14 @@ from jetstream_bridge.core.errors import (
     UpcastError,
 )
 from jetstream_bridge.events.dead_letter import read_letter
-from jetstream_bridge.events.envelope import (
-    ID_HEADER,
+from jetstream_bridge.events.event import Metadata
+from jetstream_bridge.events.received_envelope import (
     ReceivedEnvelope,
     is_usable_id,
     message_key,
     parse,
 )
-from jetstream_bridge.events.event import Metadata
+from jetstream_bridge.events.wire_rules import ID_HEADER
 from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.registry import Consumers
 
@@ -54,7 +54,7 @@ _NO_ENVELOPE = ReceivedEnvelope(
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Rejection:
     """Why a message goes to the dead letters; `reason` is one of the wire's."""
 
     reason: str
@@ -62,7 +62,7 @@ class Verdict:
 
 
 @dataclass(slots=True)
-class Reading:
+class ReadMessage:
     """One message as read. Without an envelope there is a verdict; without a handler, neither."""
 
     key: str
@@ -70,15 +70,15 @@ class Reading:
     envelope: ReceivedEnvelope | None = None
     handler: Handler | None = None
     payload: Any = None
-    verdict: Verdict | None = None
+    verdict: Rejection | None = None
 
 
 class Reader(Protocol):
     """Reads the messages of one durable."""
 
-    def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> Reading: ...
+    def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> ReadMessage: ...
 
-    def finish(self, reading: Reading) -> None:
+    def finish(self, reading: ReadMessage) -> None:
         """Read the payload for its handler, or find the verdict.
 
         May raise, as a handler may: `Retry`, `Unrecoverable`, what the system could not do.
@@ -96,20 +96,20 @@ class EventReader:
         self._steps = consumers.steps(source)
         self._future = future
 
-    def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> Reading:
+    def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> ReadMessage:
         place = metadata.place
         try:
             envelope = parse(msg.data)
         except EnvelopeError as error:
             malformed = isinstance(error, MalformedJSONError)
-            verdict = Verdict("malformed_json" if malformed else "invalid_envelope", error)
-            return Reading(message_key(headers, None, place), f"seq:{place}", verdict=verdict)
+            verdict = Rejection("malformed_json" if malformed else "invalid_envelope", error)
+            return ReadMessage(message_key(headers, None, place), f"seq:{place}", verdict=verdict)
         resource_id = envelope.resource_id
         resource = f"{envelope.resource_type}:{resource_id}" if resource_id else f"seq:{place}"
         handler = self._consumers.find(envelope, self._source)
-        return Reading(message_key(headers, envelope, place), resource, envelope, handler)
+        return ReadMessage(message_key(headers, envelope, place), resource, envelope, handler)
 
-    def finish(self, reading: Reading) -> None:
+    def finish(self, reading: ReadMessage) -> None:
         handler, envelope = reading.handler, reading.envelope
         if handler is None or envelope is None or reading.verdict is not None:
             return
@@ -119,13 +119,13 @@ class EventReader:
             reading.payload = handler.payload(envelope)
             reading.envelope = envelope
         except PayloadError as error:
-            reading.verdict = Verdict("invalid_payload", error)
+            reading.verdict = Rejection("invalid_payload", error)
         except (UpcastError, FutureSchemaError) as error:
-            reading.verdict = Verdict("unrecoverable", error)
+            reading.verdict = Rejection("unrecoverable", error)
         except _NOT_THE_EVENTS:
             raise
         except Exception as error:  # a validator's own fault, and the same at each try
-            reading.verdict = Verdict("invalid_payload", _broken(handler, envelope, error))
+            reading.verdict = Rejection("invalid_payload", _broken(handler, envelope, error))
 
     def _of_today(self, handler: Handler, envelope: ReceivedEnvelope) -> ReceivedEnvelope:
         steps = self._steps.get(envelope.type) or self._steps.get(envelope.event_type)
@@ -140,22 +140,22 @@ class EventReader:
         return steps.apply(envelope) if steps is not None else envelope
 
 
-class LetterReader:
+class DeadLetterReader:
     """Reads this service's dead letters, each independent of all others."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
-    def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> Reading:
+    def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> ReadMessage:
         letter, envelope = read_letter(msg.data, headers, metadata)
         # Only our own ids tell letters apart: a gem's letter has the id of its original, which
         # may be dead-lettered more than once.
         own = headers.get(ID_HEADER, "")
         place = metadata.place
         key = own if own.startswith(_LETTER_ID) and is_usable_id(own) else f"seq:{place}"
-        return Reading(key, f"seq:{place}", envelope or _NO_ENVELOPE, self._handler, letter)
+        return ReadMessage(key, f"seq:{place}", envelope or _NO_ENVELOPE, self._handler, letter)
 
-    def finish(self, reading: Reading) -> None:
+    def finish(self, reading: ReadMessage) -> None:
         """A letter is what its handler gets."""
 
 

@@ -12,8 +12,8 @@ from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.delays import RetryStrategy
 from jetstream_bridge.core.errors import RegistrationError
 from jetstream_bridge.core.subjects import validate_app
-from jetstream_bridge.events.envelope import ReceivedEnvelope
-from jetstream_bridge.events.upcasters import Steps, UpcastFunction, Upcasts
+from jetstream_bridge.events.received_envelope import ReceivedEnvelope
+from jetstream_bridge.events.upcasters import UpcastChain, UpcasterRegistry, UpcastFunction
 from jetstream_bridge.inbox.handlers import (
     Handler,
     HandlerFunction,
@@ -39,7 +39,7 @@ class Consumers:
         """`retry` takes the place of the setting BACKOFF for every handler registered here."""
         self.retry = checked_retry(retry)
         self.middlewares = Middlewares()
-        self._upcasts = Upcasts()
+        self._upcasts = UpcasterRegistry()
         self._handlers: list[Handler] = []
         self._exact: dict[tuple[str | None, str], Handler] = {}
 
@@ -191,7 +191,7 @@ class Consumers:
                     return handler
         return None
 
-    def steps(self, source: str | None) -> dict[str, Steps]:
+    def steps(self, source: str | None) -> dict[str, UpcastChain]:
         """The up-casters for events of `source`, by type."""
         return self._upcasts.of(source)
 

@@ -15,20 +15,20 @@ from functools import partial
 
 from nats.errors import Error as NatsError
 
-from jetstream_bridge.inbox.deliveries import Delivery
+from jetstream_bridge.inbox.delivery import Delivery
 
 logger = logging.getLogger(__name__)
 
-Say = Callable[[], Awaitable[object]]
+Reply = Callable[[], Awaitable[object]]
 
 
-class Line:
+class Replies:
     """What one worker says to the server about its deliveries."""
 
     def __init__(self) -> None:
         self._sure: Callable[[], bool] = lambda: True
         self._again: Callable[[Delivery], None] = lambda delivery: None
-        self._owed: list[tuple[Delivery, Say]] = []
+        self._owed: list[tuple[Delivery, Reply]] = []
 
     def attach(self, *, sure: Callable[[], bool], again: Callable[[Delivery], None]) -> None:
         """`sure` tells whether the stream is known to be the one that delivered; `again` takes a
@@ -68,7 +68,7 @@ class Line:
                 # Delivered again then, and known by the inbox.
                 logger.debug("an answer about %s is lost: %r", delivery.key, error)
 
-    async def _say(self, delivery: Delivery, say: Say, later: Say | None = None) -> None:
+    async def _say(self, delivery: Delivery, say: Reply, later: Reply | None = None) -> None:
         if delivery.stale:
             return
         if self._sure():

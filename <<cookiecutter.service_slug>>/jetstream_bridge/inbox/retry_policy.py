@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.delays import Backoff, RetryStrategy
 from jetstream_bridge.core.errors import Retry
-from jetstream_bridge.inbox.deliveries import Delivery
-from jetstream_bridge.inbox.reading import Verdict
-from jetstream_bridge.inbox.run_counts import History
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.reading import Rejection
+from jetstream_bridge.inbox.run_counts import RunHistory
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _LONGEST = 30 * 86400.0  # seconds; a delay beyond it is a mistake
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class RetryAfter:
     """Another try, `delay` seconds from now."""
 
     delay: float
@@ -42,7 +42,7 @@ class ProcessEndedError(Exception):
     """The process died each time that its handler ran alone."""
 
 
-class Tries:
+class RetryPolicy:
     """Decides on the next try of each event."""
 
     def __init__(self, config: BridgeConfig, retry: RetryStrategy | None) -> None:
@@ -58,28 +58,28 @@ class Tries:
         """
         return delivery.tries > min(self.limit(delivery), ORDINARY)
 
-    def is_suspect(self, delivery: Delivery, history: History) -> bool:
+    def is_suspect(self, delivery: Delivery, history: RunHistory) -> bool:
         """Whether it was delivered more often than its failures explain."""
         return delivery.tries - 1 - history.failures >= ORDINARY
 
-    def used_up(self, delivery: Delivery, history: History) -> Verdict | None:
+    def used_up(self, delivery: Delivery, history: RunHistory) -> Rejection | None:
         """Say so if nothing but the dead letters is left to the event."""
         if history.failures >= self.limit(delivery):
-            return Verdict("max_deliver_exceeded", FailedBeforeError(history.error or "no error"))
+            return Rejection("max_deliver_exceeded", FailedBeforeError(history.error or "no error"))
         if history.unfinished >= max(self.limit(delivery), DEATHS):
-            return Verdict("max_deliver_exceeded", _ended_the_process(history.unfinished))
+            return Rejection("max_deliver_exceeded", _ended_the_process(history.unfinished))
         return None
 
-    def after(self, delivery: Delivery, error: Exception, failures: int) -> Again | Verdict:
+    def after(self, delivery: Delivery, error: Exception, failures: int) -> RetryAfter | Rejection:
         """Decide on an event whose handler raised `error`, for the `failures`-th time."""
         if isinstance(error, self._unrecoverable):
-            return Verdict("unrecoverable", error)
+            return Rejection("unrecoverable", error)
         if failures >= self.limit(delivery):
-            return Verdict("max_deliver_exceeded", error)
+            return Rejection("max_deliver_exceeded", error)
         if isinstance(error, Retry) and error.delay is not None:
-            return Again(self._usable(error.delay, failures))
+            return RetryAfter(self._usable(error.delay, failures))
         delay = self._strategys(delivery, failures)
-        return Verdict("max_deliver_exceeded", error) if delay is None else Again(delay)
+        return Rejection("max_deliver_exceeded", error) if delay is None else RetryAfter(delay)
 
     def default_delay(self, attempt: int) -> float:
         """The pause after a failure that was not the event's."""

@@ -16,11 +16,14 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.tries import APPENDED, entry
-from jetstream_bridge.inbox.store import Inbox, InboxEvent, InboxStatus, Received, kept
+from jetstream_bridge.inbox.received import Received
+from jetstream_bridge.inbox.row_states import kept
+from jetstream_bridge.inbox.store import Inbox
+from jetstream_bridge.inbox.tables import InboxEvent, InboxStatus
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class RunHistory:
     """What is known of an event's earlier runs."""
 
     failures: int = 0  # runs that failed by themselves
@@ -28,14 +31,14 @@ class History:
     error: str | None = None  # of the last failure
 
 
-class Runs:
+class RunCounts:
     """The runs of one durable's events. Every method works in the caller's transaction."""
 
     def __init__(self, consumer: str, inbox: Inbox) -> None:
         self._consumer = consumer
         self._inbox = inbox
 
-    async def history(self, session: AsyncSession, received: Received) -> History:
+    async def history(self, session: AsyncSession, received: Received) -> RunHistory:
         """Return what is known of `received`; of one that was replayed, nothing."""
         found = await session.exec(
             select(
@@ -45,7 +48,7 @@ class Runs:
             ).where(self._is(received))
         )
         row = found.first()
-        return History() if row is None else History(*row)
+        return RunHistory() if row is None else RunHistory(*row)
 
     async def failed(
         self, session: AsyncSession, received: Received, error: str, *, alone: bool

@@ -20,14 +20,14 @@ from jetstream_bridge.core.database_faults import Fault, fault_of
 from jetstream_bridge.core.database_probe import described
 from jetstream_bridge.core.error_report import report
 from jetstream_bridge.core.leases import LeaseLostError
-from jetstream_bridge.inbox.batch import HandlerRaised, Transactions, read
-from jetstream_bridge.inbox.batch_sizing import Pace
-from jetstream_bridge.inbox.deliveries import Delivery
-from jetstream_bridge.inbox.isolation import Solitude
+from jetstream_bridge.inbox.batch import HandlerRaised, HandlerTransactions, read
+from jetstream_bridge.inbox.batch_sizing import BatchSizer
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.isolation import HandlerIsolation
 from jetstream_bridge.inbox.outage import Outage
 from jetstream_bridge.inbox.outcomes import Outcomes
-from jetstream_bridge.inbox.reading import Verdict
-from jetstream_bridge.inbox.retry_policy import Again, Tries
+from jetstream_bridge.inbox.reading import Rejection
+from jetstream_bridge.inbox.retry_policy import RetryAfter, RetryPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ LOCKED_PAUSE = 5.0  # seconds at most, twice that with the jitter, before a lock
 RACE_PAUSE = 0.05  # seconds at most, times the number of races lost
 
 
-class Step(Enum):
+class RunResult(Enum):
     """What handling one event by itself came to."""
 
     DONE = auto()  # acknowledged, or put aside
@@ -53,27 +53,27 @@ class Hooks:
     lost_lease: Callable[[LeaseLostError], None]
 
 
-class Attempts:
+class SingleRuns:
     """Runs the events of one worker, and judges what they raise."""
 
     def __init__(
         self,
         config: BridgeConfig,
-        transactions: Transactions,
+        transactions: HandlerTransactions,
         outcomes: Outcomes,
-        tries: Tries,
-        pace: Pace,
+        tries: RetryPolicy,
+        batch_sizer: BatchSizer,
         outage: Outage,
-        solitude: Solitude,
+        isolation: HandlerIsolation,
         hooks: Hooks,
     ) -> None:
         self._config = config
         self._transactions = transactions
         self._outcomes = outcomes
         self._tries = tries
-        self._pace = pace
+        self._batch_sizer = batch_sizer
         self._outage = outage
-        self._solitude = solitude
+        self._isolation = isolation
         self._hooks = hooks
 
     # --- running
@@ -84,7 +84,7 @@ class Attempts:
             try:
                 readable, unreadable = _sorted_out(batch)
                 if readable:
-                    async with self._solitude.shared():
+                    async with self._isolation.shared():
                         await self._commit(readable)
                 return unreadable
             except LeaseLostError as error:
@@ -111,7 +111,7 @@ class Attempts:
                 await self._hold(delivery, error, Fault.BUSY)
                 delivery.wait = min(delivery.wait, LOCKED_PAUSE) * random.uniform(1.0, 2.0)
 
-    async def one(self, delivery: Delivery) -> Step:
+    async def one(self, delivery: Delivery) -> RunResult:
         """Handle one event, or put it aside."""
         try:
             if delivery.verdict is not None:
@@ -120,41 +120,41 @@ class Attempts:
                 return await self._unhandled(delivery)
             if self._tries.may_have_run(delivery):
                 return await self._looked_up(delivery)
-            async with self._solitude.shared():
+            async with self._isolation.shared():
                 return await self._run(delivery)
         except Exception as error:  # of looking up or noting something, so none of the event's
             return await self._hold(delivery, error, await self._fault(error))
 
-    async def _looked_up(self, delivery: Delivery) -> Step:
+    async def _looked_up(self, delivery: Delivery) -> RunResult:
         history = await self._outcomes.history(delivery)
         verdict = self._tries.used_up(delivery, history)
         if verdict is not None and not delivery.begun:
             return await self._dead_letter(delivery, verdict)
         if not self._tries.is_suspect(delivery, history):
-            async with self._solitude.shared():
+            async with self._isolation.shared():
                 return await self._run(delivery)
         await self._outcomes.try_claim(delivery)  # nobody stands still while a lock is waited for
-        async with self._solitude.alone():
+        async with self._isolation.alone():
             if not self._hooks.accepting():
-                return Step.UNTRIED
+                return RunResult.UNTRIED
             logger.info("event %s runs by itself: it may have ended a process", delivery.key)
             await self._outcomes.begun(delivery, history)
             return await self._run(delivery)
 
-    async def _run(self, delivery: Delivery) -> Step:
+    async def _run(self, delivery: Delivery) -> RunResult:
         for lost in range(RACES):
             if not self._hooks.accepting():
-                return Step.UNTRIED
+                return RunResult.UNTRIED
             outages = self._outage.number
             try:
                 read(delivery)
                 if delivery.verdict is not None:
                     return await self._dead_letter(delivery, delivery.verdict)
                 await self._commit([delivery])
-                return Step.DONE
+                return RunResult.DONE
             except LeaseLostError as error:
                 self._hooks.lost_lease(error)
-                return Step.UNTRIED
+                return RunResult.UNTRIED
             except Exception as error:  # a handler may raise anything
                 fault = await self._fault(error, outages=outages)
                 if fault is Fault.EVENT:
@@ -162,12 +162,12 @@ class Attempts:
                 if fault is not Fault.RACE or lost == RACES - 1:
                     return await self._hold(delivery, error, fault)
                 await _stand_aside(lost)
-        return Step.UNTRIED
+        return RunResult.UNTRIED
 
     async def _commit(self, batch: Sequence[Delivery]) -> None:
         handled = await apart(self._transactions.run(batch))
         self._outage.over()
-        self._pace.measured(len(handled.processed), handled.seconds)
+        self._batch_sizer.measured(len(handled.processed), handled.seconds)
         await self._outcomes.handled(handled)
 
     # --- whose fault
@@ -210,7 +210,7 @@ class Attempts:
         self._outage.notice(problem)
         return Fault.AWAY
 
-    async def _hold(self, delivery: Delivery, error: Exception, fault: Fault) -> Step:
+    async def _hold(self, delivery: Delivery, error: Exception, fault: Fault) -> RunResult:
         """Keep an event that is not to blame; its time comes when the outage ends, or soon."""
         if fault is not Fault.AWAY:
             delivery.holds += 1
@@ -221,18 +221,18 @@ class Attempts:
                 delivery.wait,
                 report(_cause(error)),
             )
-        return Step.UNTRIED
+        return RunResult.UNTRIED
 
     # --- what becomes of it
 
-    async def _failed(self, delivery: Delivery, error: Exception) -> Step:
+    async def _failed(self, delivery: Delivery, error: Exception) -> RunResult:
         if isinstance(error.__cause__, KeyboardInterrupt) and not self._hooks.accepting():
             raise error.__cause__  # a second Ctrl-C, while the worker stops: it is for the process
         failures = await self._count(delivery, error)
         if failures is None:
-            return Step.UNTRIED
+            return RunResult.UNTRIED
         decision = self._tries.after(delivery, error, failures)
-        if isinstance(decision, Verdict):
+        if isinstance(decision, Rejection):
             return await self._dead_letter(delivery, decision)
         return await self._retry(delivery, error, decision)
 
@@ -255,29 +255,29 @@ class Attempts:
                 return delivery.tries
         return delivery.tries
 
-    async def _retry(self, delivery: Delivery, error: Exception, again: Again) -> Step:
+    async def _retry(self, delivery: Delivery, error: Exception, again: RetryAfter) -> RunResult:
         self._hooks.retry_at(delivery, again.delay)
         await self._outcomes.failed(delivery, error, again.delay)
-        return Step.AGAIN
+        return RunResult.AGAIN
 
-    async def _dead_letter(self, delivery: Delivery, verdict: Verdict) -> Step:
+    async def _dead_letter(self, delivery: Delivery, verdict: Rejection) -> RunResult:
         """Put an event aside for good. If that fails, it is delivered again and ends here."""
         try:
             await self._outcomes.dead_letter(delivery, verdict)
-            return Step.DONE
+            return RunResult.DONE
         except Exception as error:  # nothing may be lost, whatever failed
             logger.error("event %s could not be put aside: %s", delivery.key, report(error))
             if await self._fault(error) is Fault.AWAY:
-                return Step.UNTRIED
+                return RunResult.UNTRIED
             await self._outcomes.nak(delivery, delay=self._tries.default_delay(delivery.tries))
-            return Step.AGAIN
+            return RunResult.AGAIN
 
-    async def _unhandled(self, delivery: Delivery) -> Step:
+    async def _unhandled(self, delivery: Delivery) -> RunResult:
         if self._config.unhandled == "dead_letter":
             error = LookupError(f"no handler is registered for {delivery.event_type!r}")
-            return await self._dead_letter(delivery, Verdict("no_handler", error))
+            return await self._dead_letter(delivery, Rejection("no_handler", error))
         await self._outcomes.ignored(delivery)
-        return Step.DONE
+        return RunResult.DONE
 
 
 def _sorted_out(batch: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:

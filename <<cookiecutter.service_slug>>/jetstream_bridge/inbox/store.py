@@ -13,46 +13,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
-from sqlalchemy import and_, case, or_, text, tuple_, update
+from sqlalchemy import and_, or_, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.columns import compact, storable
 from jetstream_bridge.events.event import microseconds
+from jetstream_bridge.inbox.claim_statements import CLAIM, LOCK_LIMIT, TRANSACTION
+from jetstream_bridge.inbox.received import Place, Received
+from jetstream_bridge.inbox.row_states import is_free, is_open, is_same_place, kept
 from jetstream_bridge.inbox.tables import InboxEvent, InboxStatus
 
-__all__ = ["Claimed", "Inbox", "InboxEvent", "InboxStatus", "Known", "Place", "Received", "kept"]
-
-# A message's sequence, and the microseconds since 1970 at which the stream stored it.
-Place = tuple[int, int]
+__all__ = ["ClaimResult", "Inbox", "KnownMessage"]
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What the inbox keeps of one delivery."""
-
-    key: str  # the event id
-    subject: str
-    data: bytes | None  # the envelope as it came; None when it is no JSON object
-    headers: dict[str, str]
-    stream: str
-    seq: int
-    stored_us: int
-    deliveries: int
-
-    @property
-    def place(self) -> Place:
-        return self.seq, self.stored_us
-
-    @property
-    def body(self) -> str | None:
-        """The envelope's text, made when it is written: what only waits is held once."""
-        return None if self.data is None else self.data.decode()
-
-
-class Known(Enum):
+class KnownMessage(Enum):
     """Which message it was that has taken effect."""
 
     SAME = auto()
@@ -60,7 +36,7 @@ class Known(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimResult:
     """What a claim came to."""
 
     fresh: frozenset[Place]  # what is to be handled; the rest has taken effect before
@@ -69,68 +45,20 @@ class Claimed:
     transaction: int | None
 
 
-# How long a claim waits for a row that another transaction has written and not committed: that of
-# a worker that was frozen or cut off, for instance. Handlers have the session's own limit again.
-LOCK_LIMIT = 1.0  # seconds
-
-# One statement for a whole batch. Rows are written as `processed` at once: they become visible
-# only with the handlers' work. What does not come back was here before, by its key or by its
-# place in the stream.
-_CLAIM = {
-    "postgresql": text("""
-        WITH patience AS MATERIALIZED (
-             SELECT current_setting('lock_timeout') AS before,
-                    set_config('lock_timeout', :patience, true)),
-        claimed AS (
-        INSERT INTO jetstream_inbox_events
-               (consumer, event_id, subject, payload, headers, stream, stream_seq, stored_us,
-                deliveries, status, processed_at)
-        SELECT :consumer, r.event_id, r.subject, CAST(r.payload AS json), CAST(r.headers AS json),
-               :stream, r.seq, r.stored_us, r.deliveries, 'processed', now()
-          FROM patience,
-               unnest(CAST(:keys AS text[]), CAST(:subjects AS text[]), CAST(:bodies AS text[]),
-                      CAST(:headers AS text[]), CAST(:seqs AS bigint[]),
-                      CAST(:moments AS bigint[]), CAST(:deliveries AS integer[]))
-               WITH ORDINALITY AS r(event_id, subject, payload, headers, seq, stored_us,
-                                    deliveries, position)
-         ORDER BY r.position
-            ON CONFLICT DO NOTHING
-        RETURNING stream_seq, stored_us)
-        SELECT stream_seq, stored_us, txid_current(),
-               set_config('lock_timeout', (SELECT before FROM patience), true)
-          FROM (SELECT * FROM claimed ORDER BY stream_seq) AS all_of_them"""),
-    "sqlite": text("""
-        INSERT INTO jetstream_inbox_events
-               (consumer, event_id, subject, payload, headers, stream, stream_seq, stored_us,
-                deliveries, status, processed_at)
-        SELECT :consumer, value ->> 0, value ->> 1, value ->> 2, value ->> 3, :stream,
-               value ->> 4, value ->> 5, value ->> 6, 'processed',
-               strftime('%Y-%m-%d %H:%M:%f000', 'now')
-          FROM json_each(:rows) WHERE true ORDER BY key
-            ON CONFLICT DO NOTHING
-        RETURNING stream_seq, stored_us, NULL, NULL"""),
-}
-_TRANSACTION = {
-    "postgresql": text("txid_current()"),
-    "sqlite": text("NULL"),
-}
-
-
 class Inbox:
     """The inbox of one durable consumer. Every method works in the caller's transaction."""
 
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
 
-    async def claim(self, session: AsyncSession, batch: Sequence[Received]) -> Claimed:
+    async def claim(self, session: AsyncSession, batch: Sequence[Received]) -> ClaimResult:
         """Write `batch` as processed; return what is to be handled.
-
 
         Costs one statement, unless some of it is known.
         """
         batch = await self._without_old_rows(session, batch)
         if not batch:
-            return Claimed(frozenset(), None)
+            return ClaimResult(frozenset(), None)
         claimed = await self._insert(session, batch)
         rest = [received for received in batch if received.place not in claimed.fresh]
         if rest:
@@ -163,13 +91,13 @@ class Inbox:
         }
         return [received for received in batch if received.place not in known]
 
-    async def _insert(self, session: AsyncSession, batch: Sequence[Received]) -> Claimed:
+    async def _insert(self, session: AsyncSession, batch: Sequence[Received]) -> ClaimResult:
         connection = await session.connection()
         dialect = connection.dialect.name
-        result = await connection.execute(_CLAIM[dialect], self._parameters(dialect, batch))
+        result = await connection.execute(CLAIM[dialect], self._parameters(dialect, batch))
         found = result.all()
         places = frozenset((seq, moment) for seq, moment, *_ in found)
-        return Claimed(places, found[0][2] if found else None)
+        return ClaimResult(places, found[0][2] if found else None)
 
     def _parameters(self, dialect: str, batch: Sequence[Received]) -> dict[str, object]:
         common: dict[str, object] = {"consumer": self._consumer, "stream": batch[0].stream}
@@ -191,19 +119,19 @@ class Inbox:
             "deliveries": [r.deliveries for r in batch],
         }
 
-    async def _claim_known(self, session: AsyncSession, rest: Sequence[Received]) -> Claimed:
+    async def _claim_known(self, session: AsyncSession, rest: Sequence[Received]) -> ClaimResult:
         """Decide about events whose key, or whose place in the stream, is in the table."""
         known, transaction = await self._known(session, rest)
-        claimed = Claimed(frozenset(), transaction)
+        claimed = ClaimResult(frozenset(), transaction)
         displaced = [received for received in rest if received.place not in known]
         if displaced:
             await self._forget_places(session, displaced)
             claimed = _together(claimed, await self._insert(session, displaced))
         for received in rest:
             row = known.get(received.place)
-            if row is not None and _is_open(row, received):
+            if row is not None and is_open(row, received):
                 await self._take_over(session, row, received)
-                claimed = _together(claimed, Claimed(frozenset({received.place}), None))
+                claimed = _together(claimed, ClaimResult(frozenset({received.place}), None))
         return claimed
 
     async def _known(
@@ -212,7 +140,7 @@ class Inbox:
         """This consumer's rows of the same event, or of the same message whatever its key."""
         same_place = tuple_(col(InboxEvent.stream_seq), col(InboxEvent.stored_us))
         found = await session.exec(
-            select(InboxEvent, _TRANSACTION[session.get_bind().dialect.name])
+            select(InboxEvent, TRANSACTION[session.get_bind().dialect.name])
             .where(
                 InboxEvent.consumer == self._consumer,
                 or_(
@@ -263,7 +191,7 @@ class Inbox:
         session.add(row)
         await session.flush()
 
-    async def processed(self, session: AsyncSession, received: Received) -> Known | None:
+    async def processed(self, session: AsyncSession, received: Received) -> KnownMessage | None:
         """Whether a message with the key of `received` has taken effect, and which."""
         found = await session.exec(
             select(InboxEvent).where(
@@ -275,7 +203,7 @@ class Inbox:
         row = found.first()
         if row is None:
             return None
-        return Known.SAME if _same_place(row, received) else Known.OTHER
+        return KnownMessage.SAME if is_same_place(row, received) else KnownMessage.OTHER
 
     async def record(
         self,
@@ -325,7 +253,7 @@ class Inbox:
                 "failures": kept(InboxEvent.failures, received),
                 "unfinished": kept(InboxEvent.unfinished, received),
             },
-            where=_is_free(body),
+            where=is_free(body),
         ).returning(col(InboxEvent.id))
         connection = await session.connection()
         return (await connection.execute(statement)).first() is not None
@@ -347,44 +275,5 @@ class Inbox:
         )
 
 
-def kept(count: int, received: Received) -> ColumnElement[int]:
-    """A replayed event begins anew: its letter is settled, and it has another place."""
-    replayed = and_(
-        col(InboxEvent.status) == InboxStatus.DEAD_LETTERED,
-        or_(
-            col(InboxEvent.stream_seq).is_distinct_from(received.seq),
-            col(InboxEvent.stored_us) != received.stored_us,
-        ),
-    )
-    return case((replayed, 0), else_=col(count))
-
-
-def _together(one: Claimed, other: Claimed) -> Claimed:
-    return Claimed(one.fresh | other.fresh, one.transaction or other.transaction)
-
-
-def _is_open(row: InboxEvent, received: Received) -> bool:
-    """Whether an event that is known is to be handled now.
-
-    A dead letter that comes again on its old place only lost its acknowledgement; on a new
-    place it is a replay.
-    """
-    if row.status == InboxStatus.PROCESSED:
-        return False
-    if row.status == InboxStatus.DEAD_LETTERED:
-        return not _same_place(row, received)
-    return True
-
-
-def _same_place(row: InboxEvent, received: Received) -> bool:
-    """Of a row without a moment, which an older version wrote, the sequence has to do."""
-    return row.stream_seq == received.seq and row.stored_us in (None, received.stored_us)
-
-
-def _is_free(body: bytes | None) -> ColumnElement[bool]:
-    """Whether a row may be written over: its event has not taken effect, and no other message
-    that is parked there would be lost."""
-    unprocessed = col(InboxEvent.status) != InboxStatus.PROCESSED
-    if body is None:
-        return unprocessed
-    return and_(unprocessed, or_(col(InboxEvent.body).is_(None), col(InboxEvent.body) == body))
+def _together(one: ClaimResult, other: ClaimResult) -> ClaimResult:
+    return ClaimResult(one.fresh | other.fresh, one.transaction or other.transaction)

@@ -10,49 +10,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from nats.aio.msg import Msg
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.leases import LeaseLostError
-from jetstream_bridge.inbox.batch import Transactions
-from jetstream_bridge.inbox.batch_sizing import Pace
-from jetstream_bridge.inbox.concurrency_limits import Slots
-from jetstream_bridge.inbox.deliveries import Deliveries, Delivery
-from jetstream_bridge.inbox.isolation import Solitude
-from jetstream_bridge.inbox.order_check import EVERY, Lookout, Statuses
+from jetstream_bridge.inbox.batch import HandlerTransactions
+from jetstream_bridge.inbox.batch_sizing import BatchSizer
+from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits
+from jetstream_bridge.inbox.deliveries import Deliveries
+from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.durable import Durable
+from jetstream_bridge.inbox.isolation import HandlerIsolation
+from jetstream_bridge.inbox.order_check import EVERY, OrderCheck, Statuses
 from jetstream_bridge.inbox.outage import Outage
 from jetstream_bridge.inbox.outcomes import Outcomes
-from jetstream_bridge.inbox.outstanding import View
+from jetstream_bridge.inbox.outstanding import DurableView
 from jetstream_bridge.inbox.reading import Reader
-from jetstream_bridge.inbox.retry_policy import Tries
-from jetstream_bridge.inbox.single_run import Attempts, Hooks, Step
+from jetstream_bridge.inbox.retry_policy import RetryPolicy
+from jetstream_bridge.inbox.single_run import Hooks, RunResult, SingleRuns
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.pull_loop import PullLoop
-from jetstream_bridge.nats.pull_requests import Room
-from jetstream_bridge.topology.durable_names import DurableSpec
+from jetstream_bridge.nats.pull_requests import PullCapacity
 
 logger = logging.getLogger(__name__)
 
 TICK = 0.5  # seconds at most between two looks at the clock
 HAND_BACK_AFTER = 1.0  # seconds for a handler to end once it was cancelled
-
-
-@dataclass(frozen=True, slots=True)
-class Durable:
-    """Which consumer this is, and how to make sure that it is there."""
-
-    spec: DurableSpec
-    stream: str
-    ensure: Callable[[], Awaitable[object]]
-    made: Callable[[], str | None]  # which stream it is, as `ensure` found it; None: not known
-
-    @property
-    def name(self) -> str:
-        return self.spec.name
 
 
 class Worker:
@@ -64,35 +50,35 @@ class Worker:
         config: BridgeConfig,
         connection: Connection,
         reader: Reader,
-        transactions: Transactions,
+        transactions: HandlerTransactions,
         outcomes: Outcomes,
-        tries: Tries,
+        tries: RetryPolicy,
         *,
         outage: Outage,
-        solitude: Solitude,
-        view: View | None,
+        isolation: HandlerIsolation,
+        view: DurableView | None,
         statuses: Statuses,
         alone: bool,
-        slots: Slots | None = None,
+        concurrency_limits: ConcurrencyLimits | None = None,
     ) -> None:
         self.durable = durable
         self._config = config
         self._reader = reader
         self._outcomes = outcomes
         self._tries = tries
-        self._pace = Pace(
+        self._batch_sizer = BatchSizer(
             batch_size=config.worker_batch_size, concurrency=config.worker_concurrency
         )
-        self._hand = Deliveries(slots)
+        self._hand = Deliveries(concurrency_limits)
         self._watch = transactions.watch
-        self._attempts = Attempts(
+        self._attempts = SingleRuns(
             config,
             transactions,
             outcomes,
             tries,
-            self._pace,
+            self._batch_sizer,
             outage,
-            solitude,
+            isolation,
             Hooks(
                 accepting=lambda: self._accepting,
                 retry_at=self._retry_at,
@@ -105,7 +91,7 @@ class Worker:
         self._stopped = asyncio.Event()
         self._outage = outage
         self._holding: dict[str, Delivery] = {}  # held back for a while, by resource
-        self._lookout = Lookout(
+        self._order_check = OrderCheck(
             view, self._hand, statuses, ack_wait=durable.spec.ack_wait, alone=alone
         )
         self.failure: BaseException | None = None  # of a batch that died of a fault of our own
@@ -138,8 +124,8 @@ class Worker:
             name = self.durable.name
             heart = tasks.create_task(self._keep_alive(), name=f"heartbeat {name}")
             watch = tasks.create_task(self._outage.watch(self._resume), name=f"outage {name}")
-            lookout = tasks.create_task(
-                self._lookout.run(self._dispatch_soon), name=f"lookout {name}"
+            order_check = tasks.create_task(
+                self._order_check.run(self._dispatch_soon), name=f"order check {name}"
             )
             try:
                 await self._pull.run()
@@ -147,7 +133,7 @@ class Worker:
             finally:
                 heart.cancel()
                 watch.cancel()
-                lookout.cancel()
+                order_check.cancel()
                 await self._outage.close()
 
     async def stop(self, grace: float) -> None:
@@ -176,20 +162,20 @@ class Worker:
                 await self._outcomes.not_begun(delivery)
             await self._outcomes.nak(delivery, delay=delay)
 
-    def _room(self) -> Room:
+    def _room(self) -> PullCapacity:
         if not self._accepting or self._outage.problem is not None:
-            return Room(0, 0)
-        if self._lookout.quiet:
-            return Room(0, 0)
+            return PullCapacity(0, 0)
+        if self._order_check.quiet:
+            return PullCapacity(0, 0)
         # Followers of an event that is to come may fill all the room. It comes before what is new,
         # so that one message, asked for when it is due, is the one that they wait for.
         now = loop_time()
-        return Room(
-            messages=max(self._pace.prefetch - self._hand.active, self._lookout.missing),
+        return PullCapacity(
+            messages=max(self._batch_sizer.prefetch - self._hand.active, self._order_check.missing),
             bytes=self._config.worker_max_bytes - self._hand.bytes,
             takes_any=not self._hand.bytes
             or self._hand.awaits(now)
-            or self._lookout.asks_for_one(now),
+            or self._order_check.asks_for_one(now),
         )
 
     # --- taking in and handing out
@@ -206,7 +192,7 @@ class Worker:
             )
             self._dispatch_soon()
         self._made = made
-        await self._lookout.look()
+        await self._order_check.look()
 
     def _take_back(self, delivery: Delivery) -> None:
         """Try an event again that its stream cannot deliver again."""
@@ -215,7 +201,7 @@ class Worker:
 
     def _arrived(self, msg: Msg) -> None:
         delivery = Delivery(msg, self._reader)
-        self._lookout.arrived(delivery, delivery.count)
+        self._order_check.arrived(delivery, delivery.count)
         self._hand.add(delivery)
         self._dispatch_soon()
 
@@ -229,7 +215,7 @@ class Worker:
         self._dispatching = False
         while self._may_begin and self._hand.runnable:
             free = self._config.worker_concurrency - len(self._running)
-            if free <= 0 or not self._pace.worthwhile(self._hand.queued, len(self._running)):
+            if free <= 0 or not self._batch_sizer.worthwhile(self._hand.queued, len(self._running)):
                 break
             batch = self._hand.take(self._batch_size(free), alone=self._runs_alone)
             if not batch:  # handlers at their limits; one that finishes asks again
@@ -242,7 +228,7 @@ class Worker:
     @property
     def _may_begin(self) -> bool:
         """While the database is in doubt, one event shows whether it works again."""
-        if self._lookout.pauses:
+        if self._order_check.pauses:
             return False
         if self._outage.problem is None:
             return self._accepting
@@ -250,7 +236,7 @@ class Worker:
 
     def _batch_size(self, free: int) -> int:
         in_doubt = self._outage.problem is not None
-        return 1 if in_doubt else self._pace.batch(self._hand.queued, free)
+        return 1 if in_doubt else self._batch_sizer.batch(self._hand.queued, free)
 
     def _resume(self) -> bool:
         """The database takes a write: go on, and say whether there is anything to try."""
@@ -299,22 +285,18 @@ class Worker:
         stopped: set[str] = set()  # resources whose earlier event has to come first
         unhandled: list[Delivery] = []
         for position, delivery in enumerate(batch):
-            if not self._accepting or self._in_outage:
+            if not self._accepting or self._outage.holds_back:
                 return [*unhandled, *batch[position:]]
             if delivery.resource in stopped or delivery.wait:
                 stopped.add(delivery.resource)
                 unhandled.append(delivery)
                 continue
             step = await self._attempts.one(delivery)
-            if step is not Step.DONE:
+            if step is not RunResult.DONE:
                 stopped.add(delivery.resource)
-            if step is Step.UNTRIED:
+            if step is RunResult.UNTRIED:
                 unhandled.append(delivery)
         return unhandled
-
-    @property
-    def _in_outage(self) -> bool:
-        return self._outage.problem is not None and not self._outage.trial
 
     def _lost_lease(self, error: LeaseLostError) -> None:
         """Another worker has the lease: what is in hand is its business now."""
@@ -362,5 +344,5 @@ class Worker:
             for delivery in [d for d in self._hand if now - d.touched >= third]:
                 delivery.touched = now
                 await self._outcomes.in_progress(delivery)
-            if await self._lookout.check():
+            if await self._order_check.check():
                 self._dispatch_soon()

@@ -25,7 +25,8 @@ from jetstream_bridge.core.database_faults import DATABASE_ERRORS, Fault, fault_
 from jetstream_bridge.service.database import create_engine, sqlite_threads_ended
 from jetstream_bridge.service.fault_lines import explained
 from jetstream_bridge.service.schema import BRANCH, own_versions
-from jetstream_bridge.service.settings import BridgeSettings, load_settings
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import load_settings
 
 _CLOSE_WITHIN = 2.0  # seconds
 _MAKES = re.compile(r"""op\.create_table\(\s*["'](\w+)["']""")

@@ -20,20 +20,18 @@ import json
 import logging
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum, auto
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
 from nats.errors import Error as NatsError
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.limits import leave
 from jetstream_bridge.core.subjects import covered
-from jetstream_bridge.events.wire_rules import header_size, sending_flaw
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.nats.management import StreamApi
+from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing, _flaw, _read_error, _unsent
 
 logger = logging.getLogger(__name__)
 
@@ -41,64 +39,6 @@ WINDOW = 256  # messages in flight at once; more brings nothing, even with 5 ms 
 WINDOW_BYTES = 8 * 1024 * 1024  # bodies in flight at once; the last one may go beyond
 DOUBT_AFTER = 1.0  # seconds without an answer after which the stream is asked about the subject
 DEFAULT_MAX_PAYLOAD = 1024 * 1024  # nats-server's own default, until it has told us its limit
-
-# Error codes of the server that speak of its state and not of the message: retention limits
-# reached, no room, no leader, an id that another publish is storing right now.
-_TRANSIENT_CODES = frozenset({10002, 10008, 10023, 10077, 10122, 10158})
-
-
-class Outcome(Enum):
-    """What became of one message."""
-
-    STORED = auto()  # in the stream, now or by an earlier try
-    REFUSED = auto()  # the server will never take this message as it is
-    UNROUTED = auto()  # no stream listens on the subject, or JetStream is away
-    UNAVAILABLE = auto()  # the server cannot take any message now
-    UNKNOWN = auto()  # sent, and no answer came in time
-    NOT_SENT = auto()  # there was no connection
-
-
-# After these nothing more is sent in the same call: the fault is not the message's.
-OUTAGES = frozenset({Outcome.UNAVAILABLE, Outcome.UNKNOWN, Outcome.NOT_SENT})
-
-
-class Outgoing:
-    """One message, and what became of it. `outcome` stays None when it was never its turn.
-
-    `flaw` says why it cannot be sent, where that is known already; it is refused in its turn.
-    """
-
-    __slots__ = (
-        *("body", "duplicate", "error", "flaw", "headers", "key", "outcome", "seq", "settled_at"),
-        *("subject", "took"),
-    )
-
-    def __init__(
-        self,
-        key: int,
-        subject: str,
-        body: bytes,
-        headers: dict[str, str],
-        *,
-        flaw: str | None = None,
-    ) -> None:
-        self.key = key
-        self.flaw = flaw
-        self.subject = subject
-        self.body = body
-        self.headers = headers
-        self.outcome: Outcome | None = None
-        self.error: str | None = None
-        self.seq: int | None = None
-        self.duplicate = False
-        self.took = 0.0  # seconds from sending to the answer
-        self.settled_at: float | None = None  # by the loop's clock; None: it was not sent
-
-    @property
-    def may_be_stored(self) -> bool:
-        """Whether the stream may have it, and nobody knows."""
-        unsure = self.outcome is Outcome.NOT_SENT and self.settled_at is not None
-        return unsure or self.outcome is Outcome.UNKNOWN
 
 
 class _Batch:
@@ -373,34 +313,3 @@ class AckPublisher:
         message.seq = seq
         message.duplicate = answer.get("duplicate") is True
         return Outcome.STORED
-
-
-def _flaw(message: Outgoing, max_payload: int) -> str | None:
-    """What would make nats-py refuse `message`, or the server close the connection for good."""
-    flaw = sending_flaw(message.subject, message.headers)
-    if flaw is not None:
-        return flaw
-    size = len(message.body) + header_size(message.headers)
-    if size <= max_payload:
-        return None
-    return (
-        f"the event has {size} bytes with its headers; the server takes {max_payload} (max_payload)"
-    )
-
-
-def _unsent(error: Exception, *, connected: bool) -> Outcome:
-    """Whose fault it is that nats-py did not send: the message's, or the connection's."""
-    if isinstance(error, BadSubjectError | BadHeaderError | MaxPayloadError):
-        return Outcome.REFUSED
-    if isinstance(error, NatsError | OSError) or not connected:
-        return Outcome.NOT_SENT
-    logger.error("nats-py failed to send a message", exc_info=error)
-    return Outcome.REFUSED
-
-
-def _read_error(message: Outgoing, error: Mapping[str, object]) -> Outcome:
-    code, err_code = error.get("code"), error.get("err_code")
-    message.error = f"{error.get('description')} (error {err_code})"
-    if err_code in _TRANSIENT_CODES or not isinstance(code, int) or code >= 500:
-        return Outcome.UNAVAILABLE
-    return Outcome.REFUSED

@@ -23,7 +23,7 @@ from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
 from jetstream_bridge.events.wire_rules import message_size
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
-from jetstream_bridge.nats.pull_requests import HEARTBEAT, Asks, Room
+from jetstream_bridge.nats.pull_requests import HEARTBEAT, PullCapacity, PullRequests
 from jetstream_bridge.nats.session import GuardedClient
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class PullLoop:
         stream: str,
         durable: str,
         deliver: Callable[[Msg], None],
-        room: Callable[[], Room],
+        room: Callable[[], PullCapacity],
         ensure: Callable[[], Awaitable[object]],
     ) -> None:
         """`deliver` takes a message. `room` tells how many more the worker can take, those
@@ -57,7 +57,7 @@ class PullLoop:
         self._deliver = deliver
         self._room = room
         self._ensure = ensure
-        self._asks = Asks()
+        self._requests = PullRequests()
         self._last_sign = 0.0
         self._failures = 0
         self._retry_at = 0.0
@@ -115,7 +115,7 @@ class PullLoop:
 
     def _on_connection(self, event: ConnectionEvent) -> None:
         """Requests do not survive their connection, nor may the consumer have."""
-        self._asks.forget()
+        self._requests.forget()
         self._doubts += 1
         self._retry_at = 0.0
         self._poke.set()
@@ -128,8 +128,8 @@ class PullLoop:
             return
         if now < self._retry_at:
             return
-        if self._asks.messages and now - self._last_sign > SILENCE:
-            self._asks.forget()
+        if self._requests.messages and now - self._last_sign > SILENCE:
+            self._requests.forget()
             self._doubts += 1
             self._failures += 1
             if self._failures > SETTLED:
@@ -138,7 +138,7 @@ class PullLoop:
             doubts = self._doubts
             await self._ensure()
             self._ensured = doubts
-            self._asks.forget()
+            self._requests.forget()
         if self._stopping:
             return
         if client is not self._client:
@@ -153,8 +153,8 @@ class PullLoop:
             self.problem = None
 
     async def _pull(self, client: GuardedClient) -> None:
-        idle = not self._asks.messages
-        for request in self._asks.more(self._room(), max_payload=client.max_payload):
+        idle = not self._requests.messages
+        for request in self._requests.more(self._room(), max_payload=client.max_payload):
             if idle:
                 self._last_sign = loop_time()
             await client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
@@ -163,7 +163,7 @@ class PullLoop:
         self._last_sign = loop_time()
         status = msg.headers.get("Status") if msg.headers is not None and not msg.reply else None
         if status is None:
-            self._asks.came(message_size(msg))
+            self._requests.came(message_size(msg))
             self._works()
             self._take(msg)
         elif status == "100":
@@ -183,7 +183,7 @@ class PullLoop:
         self.problem = None
 
     def _request_ended(self, status: str, headers: dict[str, str]) -> None:
-        if self._asks.ended(status, headers):
+        if self._requests.ended(status, headers):
             if "Exceeded" in headers.get("Description", ""):
                 limit = headers["Description"]
                 logger.info("requests for %s are smaller now: %s", self._durable, limit)

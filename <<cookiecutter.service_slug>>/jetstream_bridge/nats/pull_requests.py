@@ -25,7 +25,7 @@ _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class PullCapacity:
     """What the worker can take, what was asked for not counted."""
 
     messages: int
@@ -34,16 +34,16 @@ class Room:
 
 
 @dataclass(slots=True)
-class _Ask:
+class _PullRequest:
     messages: int
     bytes: int  # 0: of any size
 
 
-class Asks:
+class PullRequests:
     """The open requests of one loop."""
 
     def __init__(self) -> None:
-        self._open: deque[_Ask] = deque()
+        self._open: deque[_PullRequest] = deque()
         self._batch: int | None = None  # the server's limits, as far as it has named them
         self._expires = EXPIRES
         self._bytes: int | None = None
@@ -63,7 +63,7 @@ class Asks:
         """The requests are gone, with their connection or their consumer."""
         self._open.clear()
 
-    def more(self, room: Room, *, max_payload: int) -> Iterator[dict[str, int]]:
+    def more(self, room: PullCapacity, *, max_payload: int) -> Iterator[dict[str, int]]:
         """Yield the requests to send now; each counts as sent."""
         wanted = room.messages - self.messages
         # Ask again at half, so that messages flow while the next request is on its way.
@@ -88,7 +88,7 @@ class Asks:
             wanted -= each
 
     def _request(self, messages: int, size: int) -> dict[str, int]:
-        self._open.append(_Ask(messages, size))
+        self._open.append(_PullRequest(messages, size))
         self._came = self._does_not_fit = False
         request = {
             "batch": messages,

@@ -16,8 +16,8 @@ from opentelemetry import context as contexts
 from opentelemetry import propagate, trace
 
 from jetstream_bridge.core.clock import loop_time
-from jetstream_bridge.events.envelope import GEM_ID_HEADER
-from jetstream_bridge.nats.publishing import Outcome, Outgoing
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
 
 TRACER = "jetstream_bridge"
 

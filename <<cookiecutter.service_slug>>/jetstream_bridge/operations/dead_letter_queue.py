@@ -22,34 +22,34 @@ from jetstream_bridge.core.errors import (
 )
 from jetstream_bridge.core.subjects import matches, validate_subject
 from jetstream_bridge.events.dead_letter import DeadLetter
-from jetstream_bridge.events.envelope import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.events.event import microseconds
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.nats.management import Json, Requests
 from jetstream_bridge.nats.publishing import AckPublisher
-from jetstream_bridge.operations.letter_choice import Choice, Kind, kind_of
+from jetstream_bridge.operations.bulk_operations import BulkOperation, BulkResult, LetterBreakdown
+from jetstream_bridge.operations.letter_filter import LetterFilter, LetterGroup, kind_of
 from jetstream_bridge.operations.letter_reader import LetterReader
-from jetstream_bridge.operations.letter_sweeps import Survey, Sweep, Swept
 from jetstream_bridge.operations.replaying import original_key, replay_event
 
 __all__ = [
-    "Bookmark",
-    "Choice",
-    "Kind",
-    "LetterBox",
+    "BulkOperation",
+    "BulkResult",
+    "DeadLetterQueue",
+    "LetterBreakdown",
+    "LetterCursor",
+    "LetterFilter",
+    "LetterGroup",
     "LetterPage",
-    "Survey",
-    "Sweep",
-    "Swept",
     "kind_of",
 ]
 
 PAGE_BYTES = 8 * 1024 * 1024  # of bodies in one page
-SURVEYED = 2000  # letters read at most to tell their kinds
+MOST_COUNTED = 2000  # letters read at most to tell their kinds
 _BEGIN_AGAIN = "so letters would be left out; begin the list again, without `after`"
 
 
 @dataclass(frozen=True, slots=True)
-class Bookmark:
+class LetterCursor:
     """Where a page ended: a sequence, and when the stream was made in which it counts."""
 
     sequence: int
@@ -65,11 +65,11 @@ class LetterPage:
     """
 
     items: list[DeadLetter]
-    next: Bookmark | None
+    next: LetterCursor | None
     total: int  # letters that there are, whatever was asked for
 
 
-class LetterBox:
+class DeadLetterQueue:
     """The dead letters of one service, on the stream that it shares with others.
 
     `app` is a peer whose letters these are; None: this service's own. What is replayed to a peer
@@ -104,9 +104,9 @@ class LetterBox:
     async def page(
         self,
         *,
-        after: Bookmark | None = None,
+        after: LetterCursor | None = None,
         limit: int = 50,
-        choice: Choice | None = None,
+        letter_filter: LetterFilter | None = None,
         newest_first: bool = False,
         within: float = 5.0,
     ) -> LetterPage:
@@ -116,7 +116,7 @@ class LetterBox:
         Raises `NotPossibleError` when the stream was made anew since `after`: it counts from 1
         again.
         """
-        choice = choice or Choice()
+        letter_filter = letter_filter or LetterFilter()
         info = await self._reader.info()
         made = microseconds(datetime.fromisoformat(info["created"]))
         self._check(after, made, newest_first=newest_first)
@@ -127,37 +127,39 @@ class LetterBox:
         size = 0
         async for letter in self._letters(info, place, newest_first=newest_first):
             if len(items) == limit or size >= PAGE_BYTES or loop_time() > deadline:
-                return LetterPage(items, Bookmark(place or 0, made, newest_first), total)
+                return LetterPage(items, LetterCursor(place or 0, made, newest_first), total)
             place = letter.metadata.sequence
-            if choice.takes(letter):
+            if letter_filter.takes(letter):
                 items.append(letter)
                 size += len(letter.body)
         return LetterPage(items, next=None, total=total)
 
-    async def survey(self, choice: Choice | None = None, *, within: float = 2.0) -> Survey:
+    async def breakdown(
+        self, letter_filter: LetterFilter | None = None, *, within: float = 2.0
+    ) -> LetterBreakdown:
         """Count letters by what they have in common, from the newest on, as time permits."""
-        choice = choice or Choice()
+        letter_filter = letter_filter or LetterFilter()
         info = await self._reader.info()
-        survey = Survey(self._reader.count_in(info), int(info["state"]["last_seq"]))
+        breakdown = LetterBreakdown(self._reader.count_in(info), int(info["state"]["last_seq"]))
         deadline = loop_time() + within
-        if not survey.total:
-            return survey
+        if not breakdown.total:
+            return breakdown
         async for letter in self._letters(info, None, newest_first=True):
-            survey.read += 1
-            survey.every[kind_of(letter)] += 1
-            if choice.takes(letter):
-                survey.matching += 1
-                survey.kinds[kind_of(letter)] += 1
-            if survey.read == SURVEYED or loop_time() > deadline:
+            breakdown.read += 1
+            breakdown.every[kind_of(letter)] += 1
+            if letter_filter.takes(letter):
+                breakdown.matching += 1
+                breakdown.kinds[kind_of(letter)] += 1
+            if breakdown.read == MOST_COUNTED or loop_time() > deadline:
                 break
-        return survey
+        return breakdown
 
-    async def returned(self, since: int, *, within: float = 2.0) -> Swept:
+    async def returned(self, since: int, *, within: float = 2.0) -> BulkResult:
         """Count the letters behind sequence `since` whose events were replayed from before it.
 
         A letter tells from which one its event was replayed, so nothing has to be remembered.
         """
-        found = Swept(last=since)
+        found = BulkResult(last=since)
         deadline = loop_time() + within
         async for letter in self._reader.forwards(since):
             if letter.replayed_from is not None and letter.replayed_from <= since:
@@ -176,7 +178,7 @@ class LetterBox:
         before = place if place is not None else int(state["last_seq"]) + 1
         return self._reader.backwards(before, int(state["first_seq"]))
 
-    def _check(self, after: Bookmark | None, made: int, *, newest_first: bool) -> None:
+    def _check(self, after: LetterCursor | None, made: int, *, newest_first: bool) -> None:
         if after is None:
             return
         if after.made_us != made:
@@ -189,40 +191,40 @@ class LetterBox:
 
     # --- changing
 
-    async def replay(self, letter: DeadLetter) -> Swept:
+    async def replay(self, letter: DeadLetter) -> BulkResult:
         """Put one letter's event back onto its original subject, then remove the letter.
 
         Raises `NotPossibleError` when the letter does not tell where it came from, and
         `PublishError` when the stream did not take the event; the letter stays then.
         """
-        done = Swept(int((await self._reader.info())["state"]["last_seq"]))
+        done = BulkResult(int((await self._reader.info())["state"]["last_seq"]))
         await self._replay(letter)
         done.note(letter)
         return done
 
     async def replay_many(
-        self, sweep: Sweep, on_letter: Callable[[DeadLetter], None] | None = None
-    ) -> Swept:
-        """Replay those of the letters that are there now which `sweep` takes, oldest first.
+        self, operation: BulkOperation, on_letter: Callable[[DeadLetter], None] | None = None
+    ) -> BulkResult:
+        """Replay those of the letters that are there now which `operation` takes, oldest first.
 
         Letters that come back meanwhile are left for the next time. What NATS does not take in
         raises, and `on_letter` has been called for each that was replayed.
         """
-        done = await self._begun(sweep)
-        async for letter in self._swept(sweep, done):
-            if not sweep.dry_run:
+        done = await self._begun(operation)
+        async for letter in self._matching(operation, done):
+            if not operation.dry_run:
                 await self._replay(letter)
             _note(done, letter, on_letter)
         return done
 
     async def discard_many(
-        self, sweep: Sweep, on_letter: Callable[[DeadLetter], None] | None = None
-    ) -> Swept:
-        """Remove those of the letters for good which `sweep` takes, oldest first."""
-        done = await self._begun(sweep)
-        async for letter in self._swept(sweep, done, as_they_are=False):
+        self, operation: BulkOperation, on_letter: Callable[[DeadLetter], None] | None = None
+    ) -> BulkResult:
+        """Remove those of the letters for good which `operation` takes, oldest first."""
+        done = await self._begun(operation)
+        async for letter in self._matching(operation, done, as_they_are=False):
             sequence = letter.metadata.sequence
-            gone = sweep.dry_run or await self._reader.api.delete_message(
+            gone = operation.dry_run or await self._reader.api.delete_message(
                 self._reader.stream, sequence
             )
             if gone:  # and not by somebody else
@@ -236,32 +238,36 @@ class LetterBox:
         if not await self._reader.api.delete_message(stream, letter.metadata.sequence):
             raise NotFoundError(f"dead letter {sequence} was removed by somebody else just now")
 
-    async def _begun(self, sweep: Sweep) -> Swept:
+    async def _begun(self, operation: BulkOperation) -> BulkResult:
         last = int((await self._reader.info())["state"]["last_seq"])
-        return Swept(last if sweep.until is None else min(last, sweep.until))
+        return BulkResult(last if operation.until is None else min(last, operation.until))
 
-    async def _swept(
-        self, sweep: Sweep, done: Swept, *, as_they_are: bool = True
+    async def _matching(
+        self, operation: BulkOperation, done: BulkResult, *, as_they_are: bool = True
     ) -> AsyncIterator[DeadLetter]:
-        """Yield each letter that `sweep` takes at its time; `done` counts what the caller did.
+        """Yield each letter that `operation` takes at its time; `done` counts what the caller did.
 
         `as_they_are`: those that cannot be replayed as they are, are skipped.
         """
-        deadline = None if sweep.within is None else loop_time() + sweep.within
+        deadline = None if operation.within is None else loop_time() + operation.within
         async for letter in self._reader.forwards(0):
             if letter.metadata.sequence > done.last:
                 return
-            if not sweep.choice.takes(letter):
+            if not operation.letter_filter.takes(letter):
                 continue
             if as_they_are and self.obstacle(letter) is not None:
                 done.skipped += 1
                 continue
-            pause = 1 / sweep.rate if sweep.rate and done.count and not sweep.dry_run else 0.0
+            pause = (
+                1 / operation.rate
+                if operation.rate and done.count and not operation.dry_run
+                else 0.0
+            )
             late = deadline is not None and loop_time() + pause > deadline
-            if done.count == sweep.limit or late:
+            if done.count == operation.limit or late:
                 done.more = True
                 return
-            if not sweep.dry_run:
+            if not operation.dry_run:
                 await asyncio.sleep(pause)
             yield letter
 
@@ -302,7 +308,9 @@ class LetterBox:
         return None
 
 
-def _note(done: Swept, letter: DeadLetter, on_letter: Callable[[DeadLetter], None] | None) -> None:
+def _note(
+    done: BulkResult, letter: DeadLetter, on_letter: Callable[[DeadLetter], None] | None
+) -> None:
     done.note(letter)
     if on_letter is not None:
         on_letter(letter)

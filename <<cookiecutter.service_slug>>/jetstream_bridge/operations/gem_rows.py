@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from jetstream_bridge.core.errors import EnvelopeError
-from jetstream_bridge.events.envelope import is_usable_id, parse
+from jetstream_bridge.events.received_envelope import is_usable_id, parse
 from jetstream_bridge.events.wire_rules import event_id_flaw, subject_flaw
 from jetstream_bridge.inbox.tables import InboxEvent, InboxStatus
 from jetstream_bridge.outbox.tables import OutboxEvent, OutboxStatus

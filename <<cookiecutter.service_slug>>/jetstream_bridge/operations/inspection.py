@@ -20,7 +20,7 @@ from jetstream_bridge.nats.management import STREAM_NOT_FOUND, Json, StreamApi
 from jetstream_bridge.topology.durable_names import DurableSpec
 from jetstream_bridge.topology.provisioning import Topology
 from jetstream_bridge.topology.stream_faults import stream_fault
-from jetstream_bridge.topology.unread_subjects import Unread, find_unread
+from jetstream_bridge.topology.unread_subjects import UnreadSubject, find_unread
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class TopologyState:
     consumers: list[ConsumerState]
     missing: list[str]  # durables of this service that do not exist
     plan: list[str] | None  # one line for each difference, none when all is in place
-    unread: list[Unread]  # subjects from and to this service with events and no reader
+    unread: list[UnreadSubject]  # subjects from and to this service with events and no reader
     unknown: list[str]  # what could not be asked, and why
 
 
@@ -156,7 +156,7 @@ class Inspection:
         there, _ = await self.own_consumers()
         return sum(consumer.lag for consumer in there)
 
-    async def unread(self) -> list[Unread]:
+    async def unread(self) -> list[UnreadSubject]:
         """Return the subjects from and to this service with events that nobody reads.
 
         It takes the right to list the stream's consumers.

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.errors import NotFoundError, StreamMissingError
-from jetstream_bridge.core.subjects import Names
+from jetstream_bridge.core.subjects import AppNames
 from jetstream_bridge.events.dead_letter import DeadLetter, read_letter
 from jetstream_bridge.events.event import Metadata
 from jetstream_bridge.events.headers import parse_block
@@ -35,7 +35,7 @@ class LetterReader:
     ) -> None:
         self.api = StreamApi(connection, limit=REQUEST_LIMIT)
         self.stream = config.stream
-        self.names = config.names if app is None else Names(config.env, app)
+        self.names = config.names if app is None else AppNames(config.env, app)
         self.whose = "this service" if app is None else app
         self._subject = self.names.dead_letter
 

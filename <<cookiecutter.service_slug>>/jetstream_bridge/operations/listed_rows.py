@@ -21,7 +21,7 @@ from jetstream_bridge.core.columns import LenientText, storable
 from jetstream_bridge.core.errors import MalformedJSONError
 from jetstream_bridge.core.tries import Try, read_tries
 from jetstream_bridge.events.json_documents import read_json
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.inbox.tables import InboxStatus
 from jetstream_bridge.outbox.tables import OutboxStatus
 
 DIALECTS = ("postgresql", "sqlite")

@@ -18,8 +18,8 @@ from sqlalchemy.engine import RowMapping
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jetstream_bridge.core.errors import BridgeError
-from jetstream_bridge.events.envelope import parse
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.events.received_envelope import parse
+from jetstream_bridge.inbox.tables import InboxStatus
 from jetstream_bridge.operations.listed_rows import (
     DIALECTS,
     DOCUMENTS,

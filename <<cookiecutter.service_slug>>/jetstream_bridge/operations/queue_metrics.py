@@ -22,7 +22,7 @@ from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
 from jetstream_bridge.core.errors import BridgeError, NotConnectedError
 from jetstream_bridge.nats.connection import Connection
-from jetstream_bridge.operations.dead_letter_queue import LetterBox
+from jetstream_bridge.operations.dead_letter_queue import DeadLetterQueue
 from jetstream_bridge.operations.inspection import Inspection
 from jetstream_bridge.operations.statistics import Backlog, outbox_backlog
 
@@ -69,7 +69,7 @@ class QueueMetrics:
         engine: AsyncEngine,
         connection: Connection,
         inspection: Inspection,
-        letters: LetterBox,
+        letters: DeadLetterQueue,
         *,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:

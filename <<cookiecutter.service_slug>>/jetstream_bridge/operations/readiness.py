@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jetstream_bridge.core.clock import loop_time
-from jetstream_bridge.inbox.exclusive_worker import Reign
+from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.outbox.relay import Relay
 from jetstream_bridge.topology.provisioning import Topology
@@ -48,7 +48,7 @@ class Checks:
     topology: Topology
     rights: Sequence[str]  # the subjects that this process has to be permitted
     relay: Relay | None
-    reigns: Mapping[str, Reign]
+    workers: Mapping[str, ExclusiveWorker]
     failures: Callable[[], list[str]]
     needs_nats: bool
 
@@ -60,8 +60,8 @@ class Checks:
         }
         if self.relay is not None:
             checks["relay"] = self._relay(self.relay)
-        if self.reigns:
-            problems = [f"{n}: {r.problem}" for n, r in self.reigns.items() if r.problem]
+        if self.workers:
+            problems = [f"{n}: {w.problem}" for n, w in self.workers.items() if w.problem]
             checks["consumers"] = _check("; ".join(problems) or None)
         return checks
 

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 
 from jetstream_bridge.core.errors import PublishRefusedError, PublishUnavailableError
 from jetstream_bridge.events.dead_letter import DeadLetter
-from jetstream_bridge.events.envelope import (
+from jetstream_bridge.events.headers import carriable
+from jetstream_bridge.events.received_envelope import is_usable_id, replayed_key
+from jetstream_bridge.events.wire_rules import (
     GEM_ID_HEADER,
     ID_HEADER,
     REPLAY_ID,
     REPLAY_KEY_HEADER,
-    is_usable_id,
-    replayed_key,
 )
-from jetstream_bridge.events.headers import carriable
 from jetstream_bridge.inbox.dead_lettering import LETTER_HEADERS, LETTER_ID
-from jetstream_bridge.nats.publishing import AckPublisher, Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
+from jetstream_bridge.nats.publishing import AckPublisher
 
 # What a letter's headers have besides the original ones, and what a replay says anew.
 _NOT_ORIGINAL = LETTER_HEADERS | {REPLAY_KEY_HEADER}

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.inbox.tables import InboxStatus
 
 
 @dataclass(frozen=True, slots=True)

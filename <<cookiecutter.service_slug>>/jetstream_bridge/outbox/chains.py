@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy.engine import Row
 
-from jetstream_bridge.nats.publishing import Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
 from jetstream_bridge.outbox.rows import message_of
 from jetstream_bridge.outbox.settlement import RELEASE_PORTION, Settlement
 

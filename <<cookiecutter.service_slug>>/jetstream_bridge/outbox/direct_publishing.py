@@ -21,13 +21,14 @@ from jetstream_bridge.core.errors import (
     PublishRefusedError,
     PublishUnavailableError,
 )
-from jetstream_bridge.nats.publishing import OUTAGES, AckPublisher, Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing
+from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.nats.tracing import record_published
 from jetstream_bridge.outbox.duplicates import Duplicates, Found
 from jetstream_bridge.outbox.metrics import publish_metrics
 from jetstream_bridge.outbox.publish_result import PublishResult
 from jetstream_bridge.outbox.sessions import NewEvent
-from jetstream_bridge.topology.subject_index import Routes
+from jetstream_bridge.topology.subject_index import SubjectIndex
 
 LIMIT_FOR = 1000  # events that the time limit of one publish is meant for
 
@@ -48,7 +49,7 @@ class DirectPublisher:
     def __init__(
         self,
         acks: AckPublisher,
-        routes: Routes,
+        routes: SubjectIndex,
         duplicates: Duplicates,
         settings: DirectSettings,
     ) -> None:

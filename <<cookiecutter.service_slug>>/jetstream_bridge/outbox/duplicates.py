@@ -18,9 +18,9 @@ from enum import Enum, auto
 from nats.errors import Error as NatsError
 
 from jetstream_bridge.core.errors import BridgeError
-from jetstream_bridge.events.envelope import ID_HEADER
+from jetstream_bridge.events.wire_rules import ID_HEADER
 from jetstream_bridge.nats.management import Json, StreamApi
-from jetstream_bridge.nats.publishing import Outgoing
+from jetstream_bridge.nats.outgoing import Outgoing
 from jetstream_bridge.outbox.unconfirmed import Doubts
 
 logger = logging.getLogger(__name__)

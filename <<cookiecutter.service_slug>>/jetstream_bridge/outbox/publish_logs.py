@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sqlalchemy.engine import Row
 
-from jetstream_bridge.nats.publishing import Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import Outcome, Outgoing
 
 logger = logging.getLogger(__name__)
 

@@ -17,18 +17,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.delays import RetryStrategy
 from jetstream_bridge.core.errors import InvalidEventError, SessionEndedError
-from jetstream_bridge.core.subjects import Names, validate_subject
+from jetstream_bridge.core.subjects import AppNames, validate_subject
 from jetstream_bridge.events import envelope
 from jetstream_bridge.events.accepted_inputs import EnvelopeLike, EventFields, arguments
-from jetstream_bridge.events.envelope import ID_HEADER, Payload
-from jetstream_bridge.events.wire_rules import header_flaw, header_size, headers_flaw
+from jetstream_bridge.events.envelope import Payload
+from jetstream_bridge.events.wire_rules import ID_HEADER, header_flaw, header_size, headers_flaw
 from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.outbox.direct_publishing import DirectPublisher
 from jetstream_bridge.outbox.publish_batch import PublishBatch
 from jetstream_bridge.outbox.publish_result import PublishResult
 from jetstream_bridge.outbox.sessions import NewEvent, Outbox
 from jetstream_bridge.outbox.tables import OutboxEvent
-from jetstream_bridge.topology.subject_index import Routes
+from jetstream_bridge.topology.subject_index import SubjectIndex
 
 ASKED_AT_ONCE = 1000  # event ids in one statement; SQLite allows 32,766 parameters
 
@@ -37,7 +37,7 @@ ASKED_AT_ONCE = 1000  # event ids in one statement; SQLite allows 32,766 paramet
 class PublisherSettings:
     """Whose events these are, and where they go unless told otherwise."""
 
-    names: Names
+    names: AppNames
     destination: str
     use_outbox: bool
 
@@ -49,7 +49,7 @@ class Publishing:
     outbox: Outbox
     acks: AckPublisher
     direct: DirectPublisher
-    routes: Routes
+    routes: SubjectIndex
     settings: PublisherSettings
 
 

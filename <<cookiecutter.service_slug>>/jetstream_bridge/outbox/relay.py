@@ -25,9 +25,10 @@ from jetstream_bridge.core.database_faults import DATABASE_ERRORS
 from jetstream_bridge.core.delays import Backoff
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
-from jetstream_bridge.events.envelope import GEM_ID_HEADER, ID_HEADER
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
-from jetstream_bridge.nats.publishing import OUTAGES, AckPublisher, Outcome, Outgoing
+from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing
+from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.nats.tracing import record_published
 from jetstream_bridge.outbox.chains import LEAST_READY, Chain, chains_of, keep_pace
 from jetstream_bridge.outbox.claims import Claim, Lanes

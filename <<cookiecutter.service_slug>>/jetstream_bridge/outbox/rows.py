@@ -15,9 +15,13 @@ from sqlalchemy.engine import Row
 from sqlalchemy.types import TypeEngine
 
 from jetstream_bridge.core.columns import LenientText
-from jetstream_bridge.events.envelope import GEM_ID_HEADER
-from jetstream_bridge.events.wire_rules import event_id_flaw, headers_flaw, subject_flaw
-from jetstream_bridge.nats.publishing import Outgoing
+from jetstream_bridge.events.wire_rules import (
+    GEM_ID_HEADER,
+    event_id_flaw,
+    headers_flaw,
+    subject_flaw,
+)
+from jetstream_bridge.nats.outgoing import Outgoing
 
 MOST_ATTEMPTS = 1_000_000  # a number that can still be counted up, whatever stands there
 

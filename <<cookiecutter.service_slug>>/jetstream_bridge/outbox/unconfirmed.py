@@ -19,9 +19,8 @@ from math import inf
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import PermissionDeniedError
-from jetstream_bridge.events.envelope import GEM_ID_HEADER
 from jetstream_bridge.events.headers import parse_block
-from jetstream_bridge.events.wire_rules import event_id_flaw, sending_flaw
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, event_id_flaw, sending_flaw
 from jetstream_bridge.nats.management import Json, StreamApi
 from jetstream_bridge.outbox.relay_notes import Note, RelayNotes
 

@@ -6,12 +6,14 @@ import math
 
 from jetstream_bridge.core.durations import humanize
 from jetstream_bridge.outbox.relay import PUBLISH_BUDGET
-from jetstream_bridge.service.settings import BridgeSettings, oddities
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import misread_values
 
 _SHORT_TOKEN = 16  # characters; a shorter one can be guessed over the network
 
 
-def advice(settings: BridgeSettings) -> list[str]:
+def configuration_warnings(settings: BridgeSettings) -> list[str]:
     """What works but is likely not meant, each with its arithmetic; one line each."""
     checks = (
         _warn_of_duplicates_in_the_stream(settings),
@@ -22,13 +24,16 @@ def advice(settings: BridgeSettings) -> list[str]:
         _warn_of_undetected_gem_duplicates(settings),
         _warn_of_a_short_admin_token(settings),
     )
-    return [*(warning for warning in checks if warning is not None), *oddities(type(settings))]
+    return [
+        *(warning for warning in checks if warning is not None),
+        *misread_values(type(settings)),
+    ]
 
 
 def _warn_of_duplicates_in_the_stream(settings: BridgeSettings) -> str | None:
     # After half a window a relay looks into the stream before it sends again what may be there. A
     # claim that began just before that still sends, and its last message may take its time.
-    deadline = settings.bridge().publish_timeout
+    deadline = bridge_config(settings).publish_timeout
     least = 2 * (PUBLISH_BUDGET + deadline)
     if settings.nats_duplicate_window >= least:
         return None

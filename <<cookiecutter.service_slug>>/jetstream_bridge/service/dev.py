@@ -34,7 +34,8 @@ from jetstream_bridge.service.local_servers import (
     start_postgres,
 )
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import BridgeSettings, exit_with, load_settings
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import exit_with, load_settings
 from jetstream_bridge.service.shutdown import AFTER_GRACE
 
 _API_PORT = 8000

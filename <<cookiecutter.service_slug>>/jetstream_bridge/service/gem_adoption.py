@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from jetstream_bridge.bridge import Bridge
-from jetstream_bridge.operations.dead_letter_queue import Choice
+from jetstream_bridge.operations.dead_letter_queue import LetterFilter
 from jetstream_bridge.operations.gem_rows import Copied, GemRows
 from jetstream_bridge.operations.gem_tables import GemTables, find_gem_tables, rename_gem_tables
 from jetstream_bridge.operations.replaying import original_key
@@ -82,7 +82,7 @@ class Adoption:
             return keys
         while True:
             page = await self._bridge.letters.page(
-                after=after, limit=_LETTERS, choice=Choice(), within=5.0
+                after=after, limit=_LETTERS, letter_filter=LetterFilter(), within=5.0
             )
             keys |= {key for letter in page.items if (key := original_key(letter)) is not None}
             self._step()

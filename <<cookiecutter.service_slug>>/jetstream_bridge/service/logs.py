@@ -16,7 +16,7 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from jetstream_bridge.service.settings import LogFormat, LogLevel
+from jetstream_bridge.service.setting_types import LogFormat, LogLevel
 
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 # Two lines each time that readiness compares revisions; each statement with its values, which may

@@ -17,12 +17,12 @@ from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.core.errors import NotFoundError, NotPossibleError
 from jetstream_bridge.events.dead_letter import DeadLetter
 from jetstream_bridge.operations.dead_letter_queue import (
-    Bookmark,
-    Choice,
+    BulkOperation,
+    BulkResult,
+    LetterBreakdown,
+    LetterCursor,
+    LetterFilter,
     LetterPage,
-    Survey,
-    Sweep,
-    Swept,
 )
 from jetstream_bridge.operations.inspection import TopologyState
 from jetstream_bridge.operations.listed_rows import InboxRow, OutboxRow
@@ -168,15 +168,20 @@ class Operations:
     # --- dead letters
 
     async def letters(
-        self, *, after: Bookmark | None, limit: int, choice: Choice, newest_first: bool = False
+        self,
+        *,
+        after: LetterCursor | None,
+        limit: int,
+        letter_filter: LetterFilter,
+        newest_first: bool = False,
     ) -> LetterPage:
         return await self._letters.page(
-            after=after, limit=limit, choice=choice, newest_first=newest_first
+            after=after, limit=limit, letter_filter=letter_filter, newest_first=newest_first
         )
 
-    async def letter_survey(self, choice: Choice) -> Survey:
+    async def letter_breakdown(self, letter_filter: LetterFilter) -> LetterBreakdown:
         """Count letters by reason, error and type, from the newest on, as time permits."""
-        return await self._letters.survey(choice)
+        return await self._letters.breakdown(letter_filter)
 
     async def letter_count(self) -> int:
         return await self._letters.count()
@@ -189,8 +194,10 @@ class Operations:
 
         None if it is there no more, or was not found within a few seconds.
         """
-        choice = Choice(event_id=row.event_id)
-        page = await self.letters(after=None, limit=10, choice=choice, newest_first=True)
+        letter_filter = LetterFilter(event_id=row.event_id)
+        page = await self.letters(
+            after=None, limit=10, letter_filter=letter_filter, newest_first=True
+        )
         exact = [letter for letter in page.items if letter.sequence == row.stream_seq]
         return next(iter(exact or page.items), None)
 
@@ -198,11 +205,11 @@ class Operations:
         """Say why a letter cannot be replayed as it is."""
         return self._letters.obstacle(letter)
 
-    async def returned_letters(self, since: int) -> Swept:
+    async def returned_letters(self, since: int) -> BulkResult:
         """Count the events replayed before `since` that failed again and are letters anew."""
         return await self._letters.returned(since)
 
-    async def replay(self, sequence: int) -> Swept:
+    async def replay(self, sequence: int) -> BulkResult:
         """Put one dead letter's event back onto its subject."""
         letter = await self._letters.get(sequence)
         done = await self._letters.replay(letter)
@@ -210,15 +217,17 @@ class Operations:
         return done
 
     async def replay_many(
-        self, sweep: Sweep, on_letter: Callable[[DeadLetter], None] | None = None
-    ) -> Swept:
+        self, operation: BulkOperation, on_letter: Callable[[DeadLetter], None] | None = None
+    ) -> BulkResult:
         """Put dead letters back, oldest first; `on_letter` is called with each of them."""
         count = _Counted(on_letter)
         try:
-            return await self._letters.replay_many(sweep, count)
+            return await self._letters.replay_many(operation, count)
         finally:
-            if not sweep.dry_run:
-                self._note("dlq.replay_many", replayed=count.number, **_named(sweep.choice))
+            if not operation.dry_run:
+                self._note(
+                    "dlq.replay_many", replayed=count.number, **_named(operation.letter_filter)
+                )
 
     async def discard_letter(self, sequence: int) -> None:
         """Delete one dead letter for good."""
@@ -226,15 +235,15 @@ class Operations:
         self._note("dlq.discard", sequence=sequence)
 
     async def discard_many(
-        self, sweep: Sweep, on_letter: Callable[[DeadLetter], None] | None = None
-    ) -> Swept:
+        self, operation: BulkOperation, on_letter: Callable[[DeadLetter], None] | None = None
+    ) -> BulkResult:
         """Delete dead letters for good; `on_letter` is called with each of them."""
         count = _Counted(on_letter)
         try:
-            return await self._letters.discard_many(sweep, count)
+            return await self._letters.discard_many(operation, count)
         finally:
-            if not sweep.dry_run:
-                self._note("dlq.purge", discarded=count.number, **_named(sweep.choice))
+            if not operation.dry_run:
+                self._note("dlq.purge", discarded=count.number, **_named(operation.letter_filter))
 
     # --- topology
 
@@ -255,9 +264,9 @@ class _Counted:
             self._on_letter(letter)
 
 
-def _named(choice: Choice) -> dict[str, str]:
+def _named(letter_filter: LetterFilter) -> dict[str, str]:
     """The parts of a filter that narrow it, for the log."""
-    return {name: value for name, value in asdict(choice).items() if value is not None}
+    return {name: value for name, value in asdict(letter_filter).items() if value is not None}
 
 
 def _no_event(event_id: str) -> NotFoundError:

@@ -20,7 +20,8 @@ from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.session import ClientFactory, GuardedClient
 from jetstream_bridge.operations.queue_metrics import QueueMetrics
-from jetstream_bridge.service.configuration_warnings import advice
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.configuration_warnings import configuration_warnings
 from jetstream_bridge.service.database import Database, open_database
 from jetstream_bridge.service.health import Health
 from jetstream_bridge.service.jetstream_health import JetStreamHealth
@@ -73,12 +74,12 @@ async def running(
     `shutdown` knows since when the process is to stop. `handlers` are those that another process
     runs: this one looks at how far behind they are.
     """
-    for warning in advice(settings):
+    for warning in configuration_warnings(settings):
         _log.warning(warning)
     database = open_database(settings)
     pending = partial(pending_migrations, settings.root, database.reading)
     bridge = Bridge(
-        settings.bridge(),
+        bridge_config(settings),
         database.sessions,
         relay=relay,
         consumers=consumers,

@@ -7,41 +7,30 @@ part of a `repr`, an error line or a log.
 
 from __future__ import annotations
 
-import re
-import sys
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, TypeVar
+from typing import ClassVar
 
 from pydantic import (
-    AfterValidator,
-    BeforeValidator,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
 from jetstream_bridge.core.config import (
-    BridgeConfig,
-    ConnectionOptions,
     FutureSchema,
     Retention,
     Unhandled,
 )
-from jetstream_bridge.core.durations import humanize, seconds
-from jetstream_bridge.core.errors import ConfigurationError, InvalidSubjectError
-from jetstream_bridge.core.subjects import Names, validate_app, validate_component
+from jetstream_bridge.core.durations import humanize
+from jetstream_bridge.core.errors import InvalidSubjectError
+from jetstream_bridge.core.subjects import AppNames, validate_app, validate_component
 from jetstream_bridge.service.addresses import (
     DEFAULT_NATS_URL,
     check_nats_addresses,
@@ -49,67 +38,20 @@ from jetstream_bridge.service.addresses import (
     split_addresses,
 )
 from jetstream_bridge.service.presets import PRESETS, Preset
+from jetstream_bridge.service.setting_types import (
+    Duration,
+    Durations,
+    ExistingFile,
+    LogFormat,
+    LogLevel,
+    Pooler,
+)
 from jetstream_bridge.service.settings_sources import (
     PresetSource,
-    misspelt,
-    service_links,
-    unreadable,
     without_service_links,
 )
 
-_EXIT_BAD_INPUT = 2
-# A path has a folder or a suffix, which a seed does not, and is shorter than a token or a PEM text.
-_PATH = re.compile(r"(?=.*[/.\\])[^\n]{1,200}")
 _MIN_DUPLICATE_WINDOW = 0.1  # seconds; nats-server refuses a shorter one
-
-Pooler = Literal["none", "transaction"]
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
-LogFormat = Literal["json", "console"]
-
-
-class InvalidSettings(Exception):  # noqa: N818 - it is what it says, and carries several faults
-    """Some settings are wrong; `faults` has one line for each."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("\n".join(faults))
-        self.faults = faults
-
-
-def _duration(value: object) -> object:
-    if value is None:
-        return None
-    if not isinstance(value, str | int | float):
-        raise ValueError(f"{value!r} is not a duration")
-    try:
-        return seconds(value)
-    except ConfigurationError as error:
-        raise ValueError(str(error)) from error
-
-
-def _durations(value: object) -> object:
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r} is not a list of durations")
-    return tuple(_duration(part) for part in value)
-
-
-def _file(value: str | None) -> str | None:
-    if value is None:
-        return None
-    if not _PATH.fullmatch(value):  # it may be what the file should hold: a key
-        raise ValueError(
-            "the value (not shown) does not look like a path; write the content into a file, "
-            "and its path here"
-        )
-    if not Path(value).is_file():
-        raise ValueError(f"{value!r} is not a file that this process can see")
-    return value
-
-
-Duration = Annotated[float, BeforeValidator(_duration)]
-Durations = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_durations)]
-ExistingFile = Annotated[str, AfterValidator(_file)]
 
 
 class BridgeSettings(BaseSettings):
@@ -327,7 +269,7 @@ class BridgeSettings(BaseSettings):
     @classmethod
     def _stream_has_a_usable_name(cls, value: str | None) -> str | None:
         try:
-            Names(env="any", app="any").stream(value)
+            AppNames(env="any", app="any").stream(value)
         except InvalidSubjectError as error:
             raise ValueError(str(error)) from error
         return value
@@ -390,132 +332,9 @@ class BridgeSettings(BaseSettings):
     def nats_is_given(self) -> bool:
         return bool(self.nats_urls or self.nats_url)
 
-    def bridge(self) -> BridgeConfig:
-        """What the bridge needs of all this."""
-        return BridgeConfig(
-            app_name=self.app_name,
-            destination_app=self.destination_app,
-            env=self.nats_env,
-            connection=self._connection(),
-            stream_name=self.nats_stream,
-            stream_replicas=self.nats_stream_replicas,
-            duplicate_window=self.nats_duplicate_window,
-            retention=self.nats_retention,
-            max_age=self.nats_max_age,
-            max_bytes=self.nats_max_bytes,
-            auto_provision=self.auto_provision,
-            gem_peer=self.gem_peer,
-            use_outbox=self.use_outbox,
-            use_inbox=self.use_inbox,
-            use_dlq=self.use_dlq,
-            relay_listens=not self.database_is_pooled,
-            relay_batch_size=self.relay_batch_size,
-            relay_batch_bytes=self.relay_batch_bytes,
-            outbox_max_attempts=self.outbox_max_attempts,
-            outbox_retention=self.outbox_retention,
-            max_deliver=self.max_deliver,
-            ack_wait=self.ack_wait,
-            backoff=self.backoff,
-            worker_batch_size=self.worker_batch_size,
-            worker_concurrency=self.worker_concurrency,
-            worker_max_bytes=self.worker_max_bytes,
-            max_ack_pending=self.max_ack_pending,
-            worker_exclusive=self.worker_exclusive,
-            handler_timeout=self.handler_timeout,
-            unhandled=self.unhandled,
-            future_schema=self.future_schema,
-            inbox_retention=self.inbox_retention,
-            shutdown_grace=self.shutdown_grace,
-            ready_requires_nats=self.ready_requires_nats,
-        )
-
-    def _connection(self) -> ConnectionOptions:
-        return ConnectionOptions(
-            urls=self.nats_addresses,
-            user=self.nats_user,
-            password=_plain(self.nats_password),
-            token=_plain(self.nats_token),
-            creds_file=self.nats_creds_file,
-            nkey_file=self.nats_nkey_file,
-            tls_ca=self.nats_tls_ca,
-            tls_cert=self.nats_tls_cert,
-            tls_key=self.nats_tls_key,
-        )
-
-
-_Service = TypeVar("_Service", bound=BridgeSettings)
-
-
-def read_settings(cls: type[_Service], **values: Any) -> _Service:
-    """Read the settings from outside; raise `InvalidSettings` with every fault that is found.
-
-    `values` win over everything outside.
-    """
-    try:
-        return cls(**values)
-    except ValidationError as error:
-        faults = [_fault(cls, detail) for detail in error.errors()]
-    except tomllib.TOMLDecodeError as error:
-        faults = [f"service.toml: it is not TOML: {error}"]
-    except (UnicodeDecodeError, OSError) as error:
-        faults = list(unreadable(_files(cls))) or [f"the settings cannot be read: {error}"]
-    raise InvalidSettings(faults)  # outside: its context would hold the values, secrets too
-
-
-def _files(cls: type[BridgeSettings]) -> dict[str, Path]:
-    config = cls.model_config
-    return {
-        ".env": Path(str(config.get("env_file"))),
-        "service.toml": Path(str(config.get("toml_file") or "service.toml")),
-    }
-
-
-def oddities(cls: type[BridgeSettings]) -> list[str]:
-    """What is given from outside and is likely not meant; one line for each."""
-    fields = cls.model_fields
-    return [*service_links(fields), *misspelt(fields, _files(cls)[".env"])]
-
-
-def load_settings(cls: type[_Service]) -> _Service:
-    """Read the settings, or say on stderr what is wrong with them and exit with status 2."""
-    try:
-        return read_settings(cls)
-    except InvalidSettings as error:
-        exit_with(error.faults)
-
-
-def exit_with(faults: list[str]) -> NoReturn:
-    """End this process for bad input: one line for each fault on stderr, status 2."""
-    sys.stderr.write("".join(f"{fault}\n" for fault in faults))
-    raise SystemExit(_EXIT_BAD_INPUT)
-
-
-def _fault(cls: type[BridgeSettings], detail: ErrorDetails) -> str:
-    """One line: the setting, what is wrong with its value, what would be right."""
-    field_name = str(detail["loc"][0])
-    rule = cls.model_fields[field_name].description
-    if detail["type"] == "missing":
-        return f"{field_name.upper()}: it is not set; write {rule}"
-    shown = _shown(cls.model_fields[field_name], detail["input"])
-    said = detail["msg"].removeprefix("Value error, ")
-    said = said.replace("Input should", f"{shown} should", 1).replace("Tuple", shown, 1)
-    names_what_is_right = detail["type"] == "literal_error" or ";" in said
-    remedy = f"; write {rule}" if rule and not names_what_is_right else ""
-    return f"{field_name.upper()}: {said}{remedy}".replace("\n", " ")
-
-
-def _shown(field: FieldInfo, value: object) -> str:
-    if isinstance(value, SecretStr) or "SecretStr" in str(field.annotation):
-        return "the value (not shown)"
-    return repr(value)
-
 
 def _checked_app(value: str) -> str:
     try:
         return validate_app("value", value)
     except InvalidSubjectError as error:
         raise ValueError(str(error)) from error
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret else None

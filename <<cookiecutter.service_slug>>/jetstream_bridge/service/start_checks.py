@@ -11,7 +11,9 @@ from typing import TypeVar
 from jetstream_bridge.core.errors import ConfigurationError, RegistrationError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.options import NatsOptions
-from jetstream_bridge.service.settings import BridgeSettings, exit_with, load_settings
+from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import exit_with, load_settings
 
 _Service = TypeVar("_Service", bound=BridgeSettings)
 LoadConsumers = Callable[[], Consumers]
@@ -33,7 +35,7 @@ def faults(settings: BridgeSettings, load_consumers: LoadConsumers) -> list[str]
 def _login(settings: BridgeSettings) -> str | None:
     """What is wrong with the files that the connection to NATS needs."""
     try:
-        NatsOptions(settings.bridge().connection).arguments()
+        NatsOptions(bridge_config(settings).connection).arguments()
     except ConfigurationError as error:
         return str(error)
     return None
@@ -43,7 +45,7 @@ def _handlers(settings: BridgeSettings, load_consumers: LoadConsumers) -> str | 
     try:
         consumers = load_consumers()
         consumers.check()
-        consumers.durables(settings.bridge())
+        consumers.durables(bridge_config(settings))
     except RegistrationError as error:
         return str(error)
     return None

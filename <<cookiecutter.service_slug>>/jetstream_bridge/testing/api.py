@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from jetstream_bridge.core.subjects import overlaps
 from jetstream_bridge.testing import consumer_config, stream_config
+from jetstream_bridge.testing.api_requests import page_of, read_request
 from jetstream_bridge.testing.consumer import MockConsumer
 from jetstream_bridge.testing.errors import (
     ApiFault,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from jetstream_bridge.testing.server import MockServer
 
 PREFIX = "$JS.API."
-_NAMES_PAGE, _LIST_PAGE = 1024, 256
-_SUBJECTS_PAGE = 100_000
+NAMES_PAGE, LIST_PAGE = 1024, 256
+SUBJECTS_PAGE = 100_000
 _LIMITS = (
     "max_memory",
     "max_storage",
@@ -80,7 +81,7 @@ class Api:
         kind = operation.replace(".DURABLE", "").replace(".", "_").lower()
         answer: Json = {"type": f"io.nats.jetstream.api.v1.{kind}_response"}
         try:
-            request = _read(payload)
+            request = read_request(payload)
             if request and operation in _WITHOUT_BODY:
                 raise ApiFault(400, 10038, "expected an empty request payload")
             answer |= self._calls[operation](names, request)
@@ -99,7 +100,7 @@ class Api:
         if not operation.endswith((".CREATE", ".UPDATE")):
             return
         with contextlib.suppress(ApiFault, KeyError, TypeError):
-            request = _read(payload)
+            request = read_request(payload)
             if operation.startswith("STREAM"):
                 stream_config.stream_config(request)
                 return
@@ -114,7 +115,7 @@ class Api:
 
     def _rehearse_purge(self, names: Sequence[str], payload: bytes) -> None:
         with contextlib.suppress(ApiFault):
-            request = _read(payload)
+            request = read_request(payload)
             stream = self._server.streams.get(names[0])
             filtered = stream is not None and any(
                 consumer.config.get("filter_subject") for consumer in stream.consumers.values()
@@ -177,17 +178,17 @@ class Api:
         if subjects:
             if request.get("offset"):
                 raise NotSimulated("STREAM.INFO with an offset into the subjects")
-            page = {"total": len(stream.subjects(subjects)), "offset": 0, "limit": _SUBJECTS_PAGE}
+            page = {"total": len(stream.subjects(subjects)), "offset": 0, "limit": SUBJECTS_PAGE}
         return {**page, **self._about(stream, subjects)}
 
     def _stream_names(self, names: Sequence[str], request: Json) -> Json:
         found = [stream.name for stream in self._streams(request)]
-        answer = _page(found, request, "streams", _NAMES_PAGE)
+        answer = page_of(found, request, "streams", NAMES_PAGE)
         return answer if answer["streams"] else {**answer, "streams": None}
 
     def _stream_list(self, names: Sequence[str], request: Json) -> Json:
         found = [self._about(stream) for stream in self._streams(request)]
-        answer = _page(found, request, "streams", _LIST_PAGE)
+        answer = page_of(found, request, "streams", LIST_PAGE)
         return answer if answer["streams"] else {**answer, "streams": None}
 
     def _streams(self, request: Json) -> list[MockStream]:
@@ -309,12 +310,12 @@ class Api:
 
     def _consumer_names(self, names: Sequence[str], request: Json) -> Json:
         found = sorted(self._stream(names[0]).consumers)
-        return _page(found, request, "consumers", _NAMES_PAGE)
+        return page_of(found, request, "consumers", NAMES_PAGE)
 
     def _consumer_list(self, names: Sequence[str], request: Json) -> Json:
         consumers = sorted(self._stream(names[0]).consumers.items())
         found = [self._about_consumer(consumer) for _, consumer in consumers]
-        return _page(found, request, "consumers", _LIST_PAGE)
+        return page_of(found, request, "consumers", LIST_PAGE)
 
     def _delete_consumer(self, names: Sequence[str], request: Json) -> Json:
         consumer = self._consumer(names)
@@ -344,22 +345,3 @@ class Api:
             "limits": limits,
             "api": {"level": 5, "total": 0, "errors": self._server.api_errors},
         }
-
-
-def _read(payload: bytes) -> Json:
-    if not payload.strip():
-        return {}
-    try:
-        request: Any = json.loads(payload)
-    except ValueError as error:
-        raise ApiFault(400, 10025, f"invalid JSON: {error}") from error
-    if not isinstance(request, dict):
-        raise ApiFault(400, 10025, "invalid JSON: not an object")
-    return request
-
-
-def _page(found: Iterable[Any], request: Json, name: str, limit: int) -> Json:
-    everything = list(found)
-    offset = min(request.get("offset", 0), len(everything))
-    page = everything[offset : offset + limit]
-    return {"total": len(everything), "offset": offset, "limit": limit, name: page}

@@ -16,8 +16,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.events.dead_letter import one_line
-from jetstream_bridge.events.envelope import message_key, parse
-from jetstream_bridge.inbox.store import InboxEvent
+from jetstream_bridge.events.received_envelope import message_key, parse
+from jetstream_bridge.inbox.tables import InboxEvent
 from jetstream_bridge.testing.clock import VirtualClock
 from jetstream_bridge.testing.events import body_of, make_event
 from jetstream_bridge.testing.real import RealClock, RealServer

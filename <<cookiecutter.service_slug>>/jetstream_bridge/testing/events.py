@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from jetstream_bridge.events.envelope import parse
+from jetstream_bridge.events.received_envelope import parse
 from jetstream_bridge.testing.errors import NotSimulated
 from jetstream_bridge.testing.wire import header_values
 

@@ -30,16 +30,19 @@ from pydantic import SecretStr
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge import Bridge, Consumers
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import Database, open_database
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.service.settings import BridgeSettings, read_settings
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.testing.apps import client_of, make_app
 from jetstream_bridge.testing.clock import VirtualClock
 from jetstream_bridge.testing.deliver import Deliver
+from jetstream_bridge.testing.postgres import PostgresServer, postgres_server
 from jetstream_bridge.testing.published import Published
 from jetstream_bridge.testing.real import RealClock, real_server
 from jetstream_bridge.testing.server import MockServer
-from jetstream_bridge.testing.servers import NatsServer, PostgresServer, postgres_server
+from jetstream_bridge.testing.servers import NatsServer
 
 ADMIN_TOKEN = "a-token-of-enough-length"
 _WITHIN = 10.0  # seconds on the test's clock for what comes by itself
@@ -147,7 +150,7 @@ async def mock_nats(
     if not request.config.getoption("--real"):
         yield MockServer()
         return
-    config = base_settings.bridge()
+    config = bridge_config(base_settings)
     server: NatsServer = request.getfixturevalue("nats_server")
     async with real_server(server, env=config.env, app=config.app_name) as watched:
         yield cast(MockServer, watched)
@@ -232,7 +235,7 @@ async def bridge(
 ) -> AsyncIterator[Bridge]:
     """The service's bridge, running its relay and its handlers."""
     bridge = Bridge(
-        service_settings.bridge(),
+        bridge_config(service_settings),
         database.sessions,
         relay=True,
         consumers=consumers,
@@ -308,9 +311,8 @@ async def peer(
         }
     )
     database = open_database(settings)
-    async with Bridge(
-        settings.bridge(), database.sessions, consumers=consumers, make_client=mock_nats.client
-    ):
+    config, make_client = bridge_config(settings), mock_nats.client
+    async with Bridge(config, database.sessions, consumers=consumers, make_client=make_client):
         yield database
     await database.close()
 
@@ -331,7 +333,7 @@ def published(
     service_settings: BridgeSettings, mock_nats: MockServer, clock: VirtualClock
 ) -> Published:
     """The events that the service published, as the stream has them."""
-    config = service_settings.bridge()
+    config = bridge_config(service_settings)
     return Published(mock_nats, clock, env=config.env, app=config.app_name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jetstream_bridge.core.subjects import Names, matches
+from jetstream_bridge.core.subjects import AppNames, matches
 from jetstream_bridge.testing.clock import VirtualClock
 from jetstream_bridge.testing.events import SentEvent, read_event
 from jetstream_bridge.testing.real import RealClock, RealServer
@@ -29,7 +29,7 @@ class Published:
         self._server = server
         self._clock = clock
         self._subjects = f"{env}.{app}.sync.*"
-        self._dead_letter = Names(env, app).dead_letter
+        self._dead_letter = AppNames(env, app).dead_letter
 
     @property
     def events(self) -> list[SentEvent]:

@@ -19,11 +19,12 @@ from typing import Any
 from jetstream_bridge.core.durations import seconds
 from jetstream_bridge.testing.api import PREFIX, Api
 from jetstream_bridge.testing.client import MockClient
-from jetstream_bridge.testing.consumer import MockConsumer, check_pull, read_answer
+from jetstream_bridge.testing.consumer import MockConsumer, read_answer
 from jetstream_bridge.testing.errors import ApiFault, NotSimulated
 from jetstream_bridge.testing.faults import Faults, Kind
 from jetstream_bridge.testing.peer import Peer
 from jetstream_bridge.testing.stream import MockStream, Stored
+from jetstream_bridge.testing.waiting_pulls import check_pull
 from jetstream_bridge.testing.wire import header_block, status
 
 _NEXT = f"{PREFIX}CONSUMER.MSG.NEXT."

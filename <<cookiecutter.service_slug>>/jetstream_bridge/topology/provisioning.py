@@ -18,7 +18,7 @@ from nats.js.api import ConsumerInfo
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.errors import ApiError, InvalidSubjectError, PermissionDeniedError
-from jetstream_bridge.core.subjects import Names, validate_subject
+from jetstream_bridge.core.subjects import AppNames, validate_subject
 from jetstream_bridge.nats.management import (
     STREAM_INVALID,
     STREAM_NAME_IN_USE,
@@ -286,7 +286,7 @@ def subjects_of_peer(config: BridgeConfig, app: str, destination: str | None = N
 
     Those are what a gem looks for when it starts: both directions and its dead letters.
     """
-    names = Names(config.env, app)
+    names = AppNames(config.env, app)
     other = config.app_name if destination is None else destination
     if app == other:
         raise InvalidSubjectError(f"{app}:{other} names one service twice; name two")

@@ -24,7 +24,7 @@ SHOWN = 10  # subjects in an error; a large system's stream has hundreds
 REMEMBERED = 1000  # subjects; a service may have one for each of its customers
 
 
-class Routes:
+class SubjectIndex:
     """The subjects of one service's stream, for its publishers and its relay."""
 
     def __init__(self, topology: Topology, config: BridgeConfig) -> None:

@@ -27,7 +27,7 @@ FIRST_LOOK, EVERY = 3.0, 60.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unread:
+class UnreadSubject:
     """A subject on which events wait and which no consumer reads."""
 
     subject: str
@@ -39,14 +39,14 @@ class Unread:
         return f"{events} on {self.subject}, which nobody reads; {self.remedy}"
 
 
-async def find_unread(api: StreamApi, config: BridgeConfig) -> list[Unread]:
+async def find_unread(api: StreamApi, config: BridgeConfig) -> list[UnreadSubject]:
     """Ask for the subjects from and to this service on which events wait unread."""
     counts = await _counts(api, config)
     if not counts:
         return []
     readers = [_filters(info) for info in await api.consumers(config.stream)]
     return [
-        Unread(subject=subject, waiting=count, remedy=_remedy(config, subject))
+        UnreadSubject(subject=subject, waiting=count, remedy=_remedy(config, subject))
         for subject, count in sorted(counts.items())
         if not _is_read(readers, subject)
     ]
@@ -93,13 +93,13 @@ class UnreadWatch:
     """
 
     def __init__(
-        self, ask: Callable[[], Awaitable[list[Unread]]], *, own: Collection[str] = ()
+        self, ask: Callable[[], Awaitable[list[UnreadSubject]]], *, own: Collection[str] = ()
     ) -> None:
         self._ask = ask
         self._own = frozenset(own)
         self._told: set[str] = set()
         self._looked = False
-        self.found: list[Unread] = []
+        self.found: list[UnreadSubject] = []
 
     async def run(self) -> None:
         """Look for as long as the process runs; what cannot be asked is asked again soon."""

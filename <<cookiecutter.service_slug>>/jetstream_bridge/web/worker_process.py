@@ -22,7 +22,8 @@ from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.service import problems, telemetry
 from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.runtime import Runtime, running
-from jetstream_bridge.service.settings import BridgeSettings, exit_with
+from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service.settings_loading import exit_with
 from jetstream_bridge.service.shutdown import Shutdown, on_signals
 from jetstream_bridge.service.start_checks import LoadConsumers, checked_settings
 from jetstream_bridge.web import health, metrics

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Query
 
-from jetstream_bridge.operations.dead_letter_queue import Bookmark
+from jetstream_bridge.operations.dead_letter_queue import LetterCursor
 
 
 def after(letter: str) -> Any:
@@ -32,19 +32,19 @@ def after_letter() -> Any:
     )
 
 
-def encode_bookmark(mark: Bookmark | None) -> str | None:
+def encode_letter(mark: LetterCursor | None) -> str | None:
     if mark is None:
         return None
     letter = NEWEST_FIRST if mark.newest_first else OLDEST_FIRST
     return f"{letter}{mark.sequence:x}-{mark.made_us:x}"
 
 
-def decode_bookmark(cursor: str | None) -> Bookmark | None:
+def decode_letter(cursor: str | None) -> LetterCursor | None:
     """Return what a cursor says that has its parameter's form."""
     if cursor is None:
         return None
     sequence, _, made = cursor[1:].partition("-")
-    return Bookmark(int(sequence, 16), int(made, 16), cursor[0] == NEWEST_FIRST)
+    return LetterCursor(int(sequence, 16), int(made, 16), cursor[0] == NEWEST_FIRST)
 
 
 def encode(letter: str, key: int | None) -> str | None:

@@ -11,7 +11,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from jetstream_bridge.events.dead_letter import DeadLetter
-from jetstream_bridge.operations.dead_letter_queue import Choice, Kind, Sweep, Swept
+from jetstream_bridge.operations.dead_letter_queue import (
+    BulkOperation,
+    BulkResult,
+    LetterFilter,
+    LetterGroup,
+)
 from jetstream_bridge.service.operator import REPLAY_WITHIN
 from jetstream_bridge.service.problems import problem_responses
 from jetstream_bridge.web.admin import cursors
@@ -77,7 +82,7 @@ class KindView(BaseModel):
     event_type: str | None
 
 
-class SurveyView(BaseModel):
+class BreakdownView(BaseModel):
     """Letters by reason, error class and event type."""
 
     total: int = Field(description="Letters that there are")
@@ -144,27 +149,27 @@ async def list_dead_letters(
     after: After = None,
 ) -> DeadLetterPage:
     page = await operations.letters(
-        after=cursors.decode_bookmark(after),
+        after=cursors.decode_letter(after),
         limit=limit,
-        choice=Choice(reason, event_type, error_class, event_id, resource),
+        letter_filter=LetterFilter(reason, event_type, error_class, event_id, resource),
         newest_first=order is Order.NEWEST,
     )
     items = [DeadLetterView(**_fields(letter)) for letter in page.items]
-    return DeadLetterPage(items=items, next=cursors.encode_bookmark(page.next), total=page.total)
+    return DeadLetterPage(items=items, next=cursors.encode_letter(page.next), total=page.total)
 
 
 @router.get("/kinds", summary="How many dead letters there are, by cause")
-async def survey(
+async def breakdown(
     operations: OperationsDep,
     reason: Text = None,
     event_type: Text = None,
     error_class: Text = None,
     event_id: Text = None,
     resource: Text = None,
-) -> SurveyView:
-    choice = Choice(reason, event_type, error_class, event_id, resource)
-    found = await operations.letter_survey(choice)
-    return SurveyView(
+) -> BreakdownView:
+    letter_filter = LetterFilter(reason, event_type, error_class, event_id, resource)
+    found = await operations.letter_breakdown(letter_filter)
+    return BreakdownView(
         total=found.total, read=found.read, matching=found.matching, kinds=kinds_of(found.kinds)
     )
 
@@ -179,9 +184,9 @@ async def returned(
 
 @router.post("/replay", summary="Put many events back onto their subjects")
 async def replay_many(selection: Selection, operations: OperationsDep) -> ReplayedView:
-    sweep = Sweep(
+    operation = BulkOperation(
         limit=selection.limit,
-        choice=Choice(
+        letter_filter=LetterFilter(
             selection.reason,
             selection.event_type,
             selection.error_class,
@@ -193,10 +198,10 @@ async def replay_many(selection: Selection, operations: OperationsDep) -> Replay
         within=REPLAY_WITHIN,
         dry_run=selection.dry_run,
     )
-    return replayed_view(await operations.replay_many(sweep), dry_run=selection.dry_run)
+    return replayed_view(await operations.replay_many(operation), dry_run=selection.dry_run)
 
 
-def replayed_view(done: Swept, *, dry_run: bool) -> ReplayedView:
+def replayed_view(done: BulkResult, *, dry_run: bool) -> ReplayedView:
     return ReplayedView(
         replayed=done.count,
         skipped=done.skipped,
@@ -207,7 +212,7 @@ def replayed_view(done: Swept, *, dry_run: bool) -> ReplayedView:
     )
 
 
-def discarded_view(done: Swept, *, dry_run: bool) -> DiscardedView:
+def discarded_view(done: BulkResult, *, dry_run: bool) -> DiscardedView:
     return DiscardedView(
         discarded=done.count,
         more=done.more,
@@ -217,7 +222,7 @@ def discarded_view(done: Swept, *, dry_run: bool) -> DiscardedView:
     )
 
 
-def kinds_of(kinds: Counter[Kind]) -> list[KindView]:
+def kinds_of(kinds: Counter[LetterGroup]) -> list[KindView]:
     """Return the kinds, the most frequent first."""
     return [
         KindView(

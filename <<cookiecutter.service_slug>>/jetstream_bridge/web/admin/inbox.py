@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.inbox.tables import InboxStatus
 from jetstream_bridge.operations.listed_rows import InboxRow
 from jetstream_bridge.service.problems import problem_responses
 from jetstream_bridge.web.admin import cursors

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jetstream_bridge.web.console import formatting as texts
-from jetstream_bridge.web.console.overview import Overview, Part
+from jetstream_bridge.web.console.overview import ComponentStatus, Overview
 from jetstream_bridge.web.console.snapshots import Reading
 
 Tone = Literal["warn", "bad"]
@@ -22,7 +22,7 @@ class Badge:
 
 
 @dataclass(frozen=True, slots=True)
-class Matter:
+class AttentionItem:
     """One thing that needs a person: what it is, and the page where it is dealt with."""
 
     tone: Tone
@@ -42,7 +42,7 @@ def badges(view: Overview) -> dict[str, Badge]:
     return {page: badge for page, badge in found.items() if badge is not None}
 
 
-def _of_parts(parts: list[Part]) -> Badge | None:
+def _of_parts(parts: list[ComponentStatus]) -> Badge | None:
     bad = sum(part.state == "bad" for part in parts)
     warn = sum(part.state == "warn" for part in parts)
     if bad:
@@ -63,15 +63,15 @@ def _of_letters(reading: Reading) -> Badge | None:
     return Badge("bad", texts.compact_number(number), "to look at") if number else None
 
 
-def matters(view: Overview) -> list[Matter]:
+def matters(view: Overview) -> list[AttentionItem]:
     """Return what needs a person, the worst first."""
     found = [*_parts(view.parts), *_numbers(view.reading)]
     return sorted(found, key=lambda matter: matter.tone != "bad")
 
 
-def _parts(parts: list[Part]) -> list[Matter]:
+def _parts(parts: list[ComponentStatus]) -> list[AttentionItem]:
     return [
-        Matter(
+        AttentionItem(
             "bad" if part.state == "bad" else "warn",
             f"{part.name}: {_told(part)}",
             "Look" if part.place else "",
@@ -83,12 +83,12 @@ def _parts(parts: list[Part]) -> list[Matter]:
     ]
 
 
-def _told(part: Part) -> str:
+def _told(part: ComponentStatus) -> str:
     label = part.label[0].lower() + part.label[1:]
     return part.detail if part.detail.startswith(label) else f"{label}, {part.detail}"
 
 
-def _numbers(reading: Reading) -> list[Matter]:
+def _numbers(reading: Reading) -> list[AttentionItem]:
     found = []
     if failed := reading.failed:
         found.append(_matter("bad", failed, "could not be sent", "outbox", {"status": "failed"}))
@@ -100,6 +100,6 @@ def _numbers(reading: Reading) -> list[Matter]:
     return found
 
 
-def _matter(tone: Tone, count: int, text: str, place: str, query: dict[str, str]) -> Matter:
+def _matter(tone: Tone, count: int, text: str, place: str, query: dict[str, str]) -> AttentionItem:
     events = "event" if count == 1 else "events"
-    return Matter(tone, f"{texts.number(count)} {events} {text}.", "Show", place, query)
+    return AttentionItem(tone, f"{texts.number(count)} {events} {text}.", "Show", place, query)

@@ -20,7 +20,7 @@ _LONGEST = 600  # characters; a cookie has 4 KB
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class FlashMessage:
     tone: Tone
     text: str
 
@@ -42,7 +42,7 @@ def done(request: Request, to: str, text: str, *, tone: Tone = "ok") -> Redirect
     return answer
 
 
-def notice_in(request: Request, sessions: Sessions) -> Notice | None:
+def notice_in(request: Request, sessions: Sessions) -> FlashMessage | None:
     """Return what the action before had to say."""
     cookie = request.cookies.get(sessions.notice_cookie)
     if not cookie:
@@ -51,4 +51,4 @@ def notice_in(request: Request, sessions: Sessions) -> Notice | None:
         tone, text = sessions.notices.loads(cookie)
     except BadSignature:
         return None
-    return Notice(tone, text)
+    return FlashMessage(tone, text)

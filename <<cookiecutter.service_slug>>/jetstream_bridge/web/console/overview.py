@@ -25,7 +25,7 @@ LONG_PENDING = 60.0  # seconds; a relay that runs takes an event within one or t
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ComponentStatus:
     """One part of the system, and how it is."""
 
     key: str
@@ -37,7 +37,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class KeyFigure:
     """One number, what belongs to it, and how it went."""
 
     key: str
@@ -56,8 +56,8 @@ class Overview:
     """What the first page shows."""
 
     reading: Reading
-    parts: list[Part]
-    figures: list[Figure]
+    parts: list[ComponentStatus]
+    figures: list[KeyFigure]
     uses_outbox: bool
 
     @property
@@ -93,9 +93,9 @@ async def overview(
 # --- parts
 
 
-def _nats(reading: Reading, bridge: Bridge, checks: dict[str, Check]) -> Part:
-    def part(state: State, label: str, detail: str) -> Part:
-        return Part("nats", "NATS", state, label, detail, "topology")
+def _nats(reading: Reading, bridge: Bridge, checks: dict[str, Check]) -> ComponentStatus:
+    def part(state: State, label: str, detail: str) -> ComponentStatus:
+        return ComponentStatus("nats", "NATS", state, label, detail, "topology")
 
     connection = bridge.connection
     if not connection.connected:
@@ -109,9 +109,9 @@ def _nats(reading: Reading, bridge: Bridge, checks: dict[str, Check]) -> Part:
     return part(state, "Connected", f"stream {bridge.config.stream}, {trip}")
 
 
-def _database(reading: Reading, checks: dict[str, Check]) -> Part:
-    def part(state: State, label: str, detail: str) -> Part:
-        return Part("database", "Database", state, label, detail, None)
+def _database(reading: Reading, checks: dict[str, Check]) -> ComponentStatus:
+    def part(state: State, label: str, detail: str) -> ComponentStatus:
+        return ComponentStatus("database", "Database", state, label, detail, None)
 
     if not checks["database"].ok:
         return part("bad", "Not available", checks["database"].detail or "")
@@ -131,9 +131,9 @@ def _told(transaction: OpenTransaction) -> str:
     )
 
 
-def _relay(reading: Reading, settings: BridgeSettings, check: Check | None) -> Part:
-    def part(state: State, label: str, detail: str) -> Part:
-        return Part("relay", "Relay", state, label, detail, "outbox")
+def _relay(reading: Reading, settings: BridgeSettings, check: Check | None) -> ComponentStatus:
+    def part(state: State, label: str, detail: str) -> ComponentStatus:
+        return ComponentStatus("relay", "Relay", state, label, detail, "outbox")
 
     since = reading.paused_since.value
     if not settings.use_outbox:
@@ -148,9 +148,9 @@ def _relay(reading: Reading, settings: BridgeSettings, check: Check | None) -> P
     return part("ok", "Running", "in this process; others may relay too")
 
 
-def _workers(reading: Reading) -> Part:
-    def part(state: State, label: str, detail: str) -> Part:
-        return Part("workers", "Workers", state, label, detail, "topology")
+def _workers(reading: Reading) -> ComponentStatus:
+    def part(state: State, label: str, detail: str) -> ComponentStatus:
+        return ComponentStatus("workers", "Workers", state, label, detail, "topology")
 
     consumers: Consumers | None = reading.consumers.value
     if consumers is None:
@@ -173,13 +173,13 @@ def _of(count: int, one: str) -> str:
     return f"{texts.number(count)} {one}{'' if count == 1 else 's'}"
 
 
-def _process(checks: dict[str, Check]) -> Part:
+def _process(checks: dict[str, Check]) -> ComponentStatus:
     """The background tasks of the process that answers; those of others are theirs to show."""
     check = checks["tasks"]
     state: State = "ok" if check.ok else "bad"
     label = "Running" if check.ok else "A task died"
     detail = check.detail or "all background tasks run"
-    return Part("process", "This process", state, label, detail, None)
+    return ComponentStatus("process", "This process", state, label, detail, None)
 
 
 # --- figures
@@ -197,7 +197,7 @@ _FIGURES: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
 
 def _figures(
     reading: Reading, history: list[Reading], settings: BridgeSettings, workers: State
-) -> list[Figure]:
+) -> list[KeyFigure]:
     moments = [(one.at - reading.at + KEPT) / KEPT for one in history]
     outbox, inbox = settings.use_outbox, settings.use_inbox
     notes = _notes(reading, outbox=outbox, inbox=inbox)
@@ -217,7 +217,7 @@ def _figures(
         fitting = "event" if (unit, last) == ("events", 1) else unit
         drawn = chart(moments, series[key])
         state = states.get(key, "ok") if last is not None else "unknown"
-        figures.append(Figure(key, name, value, fitting, notes[key], drawn, state, place, query))
+        figures.append(KeyFigure(key, name, value, fitting, notes[key], drawn, state, place, query))
     return figures
 
 

@@ -6,17 +6,17 @@ from fastapi import APIRouter
 
 from jetstream_bridge.web.console.pages import (
     assets,
+    bulk_actions,
     inbox,
-    letter_sweeps,
     letters,
     login,
+    not_found,
     outbox,
     overview,
     topology,
 )
-from jetstream_bridge.web.console.pages import not_found as nowhere
 
 router = APIRouter(include_in_schema=False)
 # What is nowhere else comes last.
-for part in (login, assets, overview, outbox, inbox, letters, letter_sweeps, topology, nowhere):
+for part in (login, assets, overview, outbox, inbox, letters, bulk_actions, topology, not_found):
     router.include_router(part.router)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from starlette.responses import RedirectResponse
 
-from jetstream_bridge.inbox.store import InboxStatus
+from jetstream_bridge.inbox.tables import InboxStatus
 from jetstream_bridge.web.admin import cursors
 from jetstream_bridge.web.admin.access import RowKey
 from jetstream_bridge.web.console.flash_messages import done

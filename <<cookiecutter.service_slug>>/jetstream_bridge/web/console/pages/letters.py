@@ -11,7 +11,12 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
 from jetstream_bridge.core.errors import NotFoundError, NotPossibleError, PublishRefusedError
 from jetstream_bridge.events.dead_letter import DeadLetter
-from jetstream_bridge.operations.dead_letter_queue import Choice, Kind, Survey, kind_of
+from jetstream_bridge.operations.dead_letter_queue import (
+    LetterBreakdown,
+    LetterFilter,
+    LetterGroup,
+    kind_of,
+)
 from jetstream_bridge.service.operator import Operations
 from jetstream_bridge.web.admin import cursors
 from jetstream_bridge.web.admin.access import Sequence
@@ -40,33 +45,33 @@ router = APIRouter(prefix=PLACE, route_class=ConsoleRoute)
 Since = Annotated[int | None, Query(ge=0, le=2**53)]
 
 
-async def _choice(
+async def _letter_filter(
     reason: Filter = None,
     event_type: Filter = None,
     error_class: Filter = None,
     event_id: Filter = None,
     resource: Filter = None,
-) -> Choice:
-    return Choice(reason, event_type, error_class, event_id, resource)
+) -> LetterFilter:
+    return LetterFilter(reason, event_type, error_class, event_id, resource)
 
 
-ChoiceDep = Annotated[Choice, Depends(_choice)]
+LetterFilterDep = Annotated[LetterFilter, Depends(_letter_filter)]
 
 
 @router.get("")
 async def find(
     request: Request,
     operations: OperationsDep,
-    choice: ChoiceDep,
+    letter_filter: LetterFilterDep,
     since: Since = None,
     replayed: Since = None,
     after: After = None,
 ) -> Response:
     """List letters, newest first. After a replay of so many, `since` which place it was."""
-    mark = cursors.decode_bookmark(after)
-    letters, survey = await asyncio.gather(
-        operations.letters(after=mark, limit=PAGE, choice=choice, newest_first=True),
-        operations.letter_survey(choice),
+    mark = cursors.decode_letter(after)
+    letters, breakdown = await asyncio.gather(
+        operations.letters(after=mark, limit=PAGE, letter_filter=letter_filter, newest_first=True),
+        operations.letter_breakdown(letter_filter),
     )
     returned = await operations.returned_letters(since) if since is not None else None
     return page(
@@ -76,25 +81,25 @@ async def find(
         obstacles={
             letter.metadata.sequence: operations.obstacle(letter) for letter in letters.items
         },
-        survey=survey,
-        kinds=kinds_of(survey.every),
-        options=_options(survey, choice),
-        chosen=asdict(choice),
-        narrowed=choice.narrowed,
+        breakdown=breakdown,
+        kinds=kinds_of(breakdown.every),
+        options=_options(breakdown, letter_filter),
+        chosen=asdict(letter_filter),
+        narrowed=letter_filter.narrowed,
         replayed=replayed,
         since=since,
         returned=returned,
         after=after,
-        next=cursors.encode_bookmark(letters.next),
+        next=cursors.encode_letter(letters.next),
     )
 
 
-def _options(survey: Survey, choice: Choice) -> dict[str, list[str]]:
+def _options(breakdown: LetterBreakdown, letter_filter: LetterFilter) -> dict[str, list[str]]:
     """What there is to choose from: what letters have, and what is chosen now."""
-    kinds = survey.every
-    classes = {kind.error_class for kind in kinds} | {choice.error_class}
-    types = {kind.event_type for kind in kinds} | {choice.event_type}
-    others = {kind.reason for kind in kinds} | {choice.reason}
+    kinds = breakdown.every
+    classes = {kind.error_class for kind in kinds} | {letter_filter.error_class}
+    types = {kind.event_type for kind in kinds} | {letter_filter.event_type}
+    others = {kind.reason for kind in kinds} | {letter_filter.reason}
     return {
         "reason": [*REASONS, *sorted(filter(None, others - {*REASONS}))],
         "error_class": sorted(filter(None, classes)),
@@ -126,9 +131,9 @@ async def replay(request: Request, form: FormDep, operations: OperationsDep) -> 
     if not sequences:
         return done(request, PLACE, "No letter was chosen, so none was replayed.", tone="warn")
     if len(sequences) == 1:
-        swept = await operations.replay(sequences[0])
+        result = await operations.replay(sequences[0])
         text = f"Letter {sequences[0]} is back on its subject."
-        return done(request, returned_to(swept.last, 1), text)
+        return done(request, returned_to(result.last, 1), text)
     replayed, last, problem = await _replay_each(operations, sequences)
     left = len(sequences) - replayed
     text = f"{replayed} letters are back on their subjects."
@@ -149,8 +154,8 @@ async def _replay_each(operations: Operations, sequences: list[int]) -> tuple[in
     replayed, last, problem = 0, 0, None
     for sequence in sequences:
         try:
-            swept = await operations.replay(sequence)
-            last = last or swept.last
+            result = await operations.replay(sequence)
+            last = last or result.last
             replayed += 1
         except (NotFoundError, NotPossibleError, PublishRefusedError) as error:
             problem = problem or str(error)
@@ -183,14 +188,14 @@ async def _ask_to_discard(
     letters = await _those(operations, sequences)
     if len(sequences) == 1 and not letters:
         raise HTTPException(404, f"There is no dead letter {sequences[0]} of this service.")
-    kinds: Counter[Kind] = Counter(map(kind_of, letters))
+    kinds: Counter[LetterGroup] = Counter(map(kind_of, letters))
     links = Links(request)
     one = len(letters) == 1
     back = f"dead-letters/{sequences[0]}" if one else "dead-letters"
     fields: list[tuple[str, Any]] = [("sequence", one.metadata.sequence) for one in letters]
     return page(
         request,
-        "sweep.html",
+        "bulk_action.html",
         title="Discard this letter" if one else f"Discard {len(letters)} letters",
         text="It is deleted from the stream, and its event with it. This cannot be undone."
         if one

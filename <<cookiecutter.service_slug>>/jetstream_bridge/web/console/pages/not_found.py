@@ -12,5 +12,5 @@ router = APIRouter(prefix=UNDER, route_class=ConsoleRoute)
 
 @router.get("")
 @router.get("/{path:path}")
-async def nowhere() -> Response:
+async def not_found() -> Response:
     raise HTTPException(404, "The console has no such page.")

@@ -18,14 +18,14 @@ from jetstream_bridge.core.leases import (
     LeaseHolder,
     LeaseLostError,
 )
-from jetstream_bridge.inbox.exclusive_worker import Reign
+from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.testing import VirtualClock
 from tests.bridge.support import database
 from tests.waiting import eventually
 
 
 class Worker:
-    """What `Reign` asks of a worker."""
+    """What `ExclusiveWorker` asks of a worker."""
 
     def __init__(self, fence: Fence | None = None) -> None:
         self.fence = fence
@@ -42,102 +42,102 @@ class Worker:
         self.stopped.set()
 
 
-class Reigns:
-    """Reigns of one lease, and the workers that each made."""
+class Workers:
+    """Workers of one lease, and the workers that each made."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self.workers: list[Worker] = []
 
-    def reign(self, lease: LeaseHolder | None) -> Reign:
+    def worker(self, lease: LeaseHolder | None) -> ExclusiveWorker:
         def make(fence: Fence | None) -> Any:
             self.workers.append(Worker(fence))
             return self.workers[-1]
 
-        return Reign(make, lease)
+        return ExclusiveWorker(make, lease)
 
-    def exclusive(self) -> Reign:
-        return self.reign(LeaseHolder(self.engine, "workers"))
+    def exclusive(self) -> ExclusiveWorker:
+        return self.worker(LeaseHolder(self.engine, "workers"))
 
 
 @pytest.fixture
-async def reigns(sqlite_url: str, clock: VirtualClock) -> AsyncIterator[Reigns]:
+async def made(sqlite_url: str, clock: VirtualClock) -> AsyncIterator[Workers]:
     async with database(sqlite_url) as (engine, _):
-        yield Reigns(engine)
+        yield Workers(engine)
 
 
-async def test_without_a_lease_it_works_at_once(reigns: Reigns) -> None:
-    reign = reigns.reign(None)
-    assert (reign.problem, reign.failure) == ("not started", None)
-    running = asyncio.create_task(reign.run())
-    await eventually(lambda: reign.problem is None)
-    await reign.stop(1)
+async def test_without_a_lease_it_works_at_once(made: Workers) -> None:
+    worker = made.worker(None)
+    assert (worker.problem, worker.failure) == ("not started", None)
+    running = asyncio.create_task(worker.run())
+    await eventually(lambda: worker.problem is None)
+    await worker.stop(1)
     await running
 
 
 async def test_the_second_stands_by_and_takes_over_when_the_first_stops(
-    reigns: Reigns, clock: VirtualClock
+    made: Workers, clock: VirtualClock
 ) -> None:
-    first, second = reigns.exclusive(), reigns.exclusive()
+    first, second = made.exclusive(), made.exclusive()
     running = [asyncio.create_task(first.run())]
-    await eventually(lambda: len(reigns.workers) == 1)
+    await eventually(lambda: len(made.workers) == 1)
     running.append(asyncio.create_task(second.run()))
     await clock.advance(2 * LEASE_SECONDS)
     assert (first.standby, second.standby) == (False, True)
     assert second.problem is None
-    assert len(reigns.workers) == 1
+    assert len(made.workers) == 1
     await first.stop(1)
-    await eventually(lambda: len(reigns.workers) == 2, limit=RENEW_SECONDS + 1)
+    await eventually(lambda: len(made.workers) == 2, limit=RENEW_SECONDS + 1)
     assert not second.standby
     await second.stop(1)
     await asyncio.gather(*running)
 
 
 async def test_who_lost_the_lease_stops_working_and_stands_by(
-    reigns: Reigns, clock: VirtualClock
+    made: Workers, clock: VirtualClock
 ) -> None:
-    reign = reigns.exclusive()
-    running = asyncio.create_task(reign.run())
-    await eventually(lambda: len(reigns.workers) == 1)
-    async with reigns.engine.begin() as connection:
+    worker = made.exclusive()
+    running = asyncio.create_task(worker.run())
+    await eventually(lambda: len(made.workers) == 1)
+    async with made.engine.begin() as connection:
         await connection.execute(text("UPDATE jetstream_leases SET holder = 'another'"))
-    await eventually(reigns.workers[0].stopped.is_set, limit=2 * RENEW_SECONDS)
-    await eventually(lambda: reign.standby)
-    await eventually(lambda: len(reigns.workers) == 2, limit=2 * LEASE_SECONDS)  # it ran out
-    await reign.stop(1)
+    await eventually(made.workers[0].stopped.is_set, limit=2 * RENEW_SECONDS)
+    await eventually(lambda: worker.standby)
+    await eventually(lambda: len(made.workers) == 2, limit=2 * LEASE_SECONDS)  # it ran out
+    await worker.stop(1)
     await running
 
 
 async def test_a_worker_that_was_refused_is_followed_by_a_new_one_though_the_lease_is_free(
-    reigns: Reigns,
+    made: Workers,
 ) -> None:
-    reign = reigns.exclusive()
-    running = asyncio.create_task(reign.run())
-    await eventually(lambda: len(reigns.workers) == 1)
-    reigns.workers[0].lost_lease.set()
-    await eventually(lambda: len(reigns.workers) == 2, limit=2 * RENEW_SECONDS)
-    assert reigns.workers[0].stopped.is_set()
-    assert not reign.standby
-    await reign.stop(1)
+    worker = made.exclusive()
+    running = asyncio.create_task(worker.run())
+    await eventually(lambda: len(made.workers) == 1)
+    made.workers[0].lost_lease.set()
+    await eventually(lambda: len(made.workers) == 2, limit=2 * RENEW_SECONDS)
+    assert made.workers[0].stopped.is_set()
+    assert not worker.standby
+    await worker.stop(1)
     await running
 
 
 async def test_a_lease_that_cannot_be_asked_for_is_not_held(
-    reigns: Reigns, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    made: Workers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lease = LeaseHolder(reigns.engine, "workers")
-    reign = reigns.reign(lease)
+    lease = LeaseHolder(made.engine, "workers")
+    worker = made.worker(lease)
 
     async def fail() -> bool:
         raise OperationalError("select", {}, Exception("gone"))
 
     monkeypatch.setattr(lease, "acquire", fail)
     monkeypatch.setattr(lease, "release", fail)
-    running = asyncio.create_task(reign.run())
-    await eventually(lambda: reign.standby)
+    running = asyncio.create_task(worker.run())
+    await eventually(lambda: worker.standby)
     assert "the lease workers is unknown: OperationalError" in caplog.text
-    assert reigns.workers == []
-    await reign.stop(1)
+    assert made.workers == []
+    await worker.stop(1)
     assert "the lease ends by the clock: OperationalError" in caplog.text
     await running
 

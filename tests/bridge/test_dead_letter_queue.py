@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jetstream_bridge import Bridge, Consumers, Event, Unrecoverable
 from jetstream_bridge.core.errors import NotFoundError, NotPossibleError
-from jetstream_bridge.operations.dead_letter_queue import Choice, Sweep
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation, LetterFilter
 from jetstream_bridge.operations.queue_metrics import QueueMetrics
 from tests.admin.conftest import sample
 from tests.bridge.support import config, database, envelope, scalar
@@ -107,7 +107,9 @@ async def test_letters_are_read_in_place_and_replayed_once(service: Service) -> 
 
     service.refuses = False
     await letters.replay(one)
-    await letters.replay_many(Sweep(limit=10, choice=Choice(reason="unrecoverable")))
+    await letters.replay_many(
+        BulkOperation(limit=10, letter_filter=LetterFilter(reason="unrecoverable"))
+    )
     await eventually(lambda: service.seen == ["e1", "e2", "e3"])
     assert await letters.count() == 0
     with pytest.raises(NotFoundError):

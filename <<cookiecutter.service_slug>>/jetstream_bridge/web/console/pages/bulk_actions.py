@@ -6,14 +6,14 @@ from dataclasses import asdict
 
 from fastapi import APIRouter, Request, Response
 
-from jetstream_bridge.operations.dead_letter_queue import Choice, Sweep, Swept
+from jetstream_bridge.operations.dead_letter_queue import BulkOperation, BulkResult, LetterFilter
 from jetstream_bridge.service.operator import REPLAY_WITHIN
 from jetstream_bridge.web.admin.dlq import kinds_of
 from jetstream_bridge.web.console.flash_messages import done
 from jetstream_bridge.web.console.formatting import number
 from jetstream_bridge.web.console.forms import Form, FormDep
 from jetstream_bridge.web.console.pages.access import ConsoleRoute, OperationsDep
-from jetstream_bridge.web.console.pages.letters import PLACE, ChoiceDep, returned_to
+from jetstream_bridge.web.console.pages.letters import PLACE, LetterFilterDep, returned_to
 from jetstream_bridge.web.console.rendering import Links, page
 
 MOST = 10_000  # letters that are taken at once
@@ -21,12 +21,16 @@ MOST = 10_000  # letters that are taken at once
 router = APIRouter(prefix=PLACE, route_class=ConsoleRoute)
 
 
-def _sweep(choice: Choice, *, dry_run: bool, until: int | None = None) -> Sweep:
-    return Sweep(limit=MOST, choice=choice, until=until, within=REPLAY_WITHIN, dry_run=dry_run)
+def _bulk_operation(
+    letter_filter: LetterFilter, *, dry_run: bool, until: int | None = None
+) -> BulkOperation:
+    return BulkOperation(
+        limit=MOST, letter_filter=letter_filter, until=until, within=REPLAY_WITHIN, dry_run=dry_run
+    )
 
 
-def _choice_in(form: Form) -> Choice:
-    return Choice(**{name: form.text(name) for name in asdict(Choice())})
+def _filter_in(form: Form) -> LetterFilter:
+    return LetterFilter(**{name: form.text(name) for name in asdict(LetterFilter())})
 
 
 def _until_in(form: Form) -> int | None:
@@ -35,9 +39,9 @@ def _until_in(form: Form) -> int | None:
 
 @router.get("/replay-all")
 async def ask_to_replay_all(
-    request: Request, operations: OperationsDep, choice: ChoiceDep
+    request: Request, operations: OperationsDep, letter_filter: LetterFilterDep
 ) -> Response:
-    found = await operations.replay_many(_sweep(choice, dry_run=True))
+    found = await operations.replay_many(_bulk_operation(letter_filter, dry_run=True))
     one = found.count == 1
     text = (
         f"{'At least ' if found.more else ''}{number(found.count)} "
@@ -49,14 +53,14 @@ async def ask_to_replay_all(
     )
     if found.skipped:
         text += f" {_cannot(found.skipped)}"
-    return _ask(request, "replay", text, found, choice)
+    return _ask(request, "replay", text, found, letter_filter)
 
 
 @router.get("/discard-all")
 async def ask_to_discard_all(
-    request: Request, operations: OperationsDep, choice: ChoiceDep
+    request: Request, operations: OperationsDep, letter_filter: LetterFilterDep
 ) -> Response:
-    found = await operations.discard_many(_sweep(choice, dry_run=True))
+    found = await operations.discard_many(_bulk_operation(letter_filter, dry_run=True))
     one = found.count == 1
     text = (
         f"{'At least ' if found.more else ''}{number(found.count)} "
@@ -66,17 +70,19 @@ async def ask_to_discard_all(
         if found.count
         else "There is no such letter."
     )
-    return _ask(request, "discard", text, found, choice)
+    return _ask(request, "discard", text, found, letter_filter)
 
 
-def _ask(request: Request, verb: str, text: str, found: Swept, choice: Choice) -> Response:
+def _ask(
+    request: Request, verb: str, text: str, found: BulkResult, letter_filter: LetterFilter
+) -> Response:
     links = Links(request)
-    named = {name: value for name, value in asdict(choice).items() if value is not None}
+    named = {name: value for name, value in asdict(letter_filter).items() if value is not None}
     whose = "all of these letters" if named else "all dead letters"
     least = "at least " if found.more else ""
     return page(
         request,
-        "sweep.html",
+        "bulk_action.html",
         title=f"{verb.capitalize()} {whose}",
         text=text,
         kinds=kinds_of(found.kinds),
@@ -91,8 +97,8 @@ def _ask(request: Request, verb: str, text: str, found: Swept, choice: Choice) -
 
 @router.post("/replay-all")
 async def replay_all(request: Request, form: FormDep, operations: OperationsDep) -> Response:
-    sweep = _sweep(_choice_in(form), dry_run=False, until=_until_in(form))
-    outcome = await operations.replay_many(sweep)
+    operation = _bulk_operation(_filter_in(form), dry_run=False, until=_until_in(form))
+    outcome = await operations.replay_many(operation)
     whole = not (outcome.skipped or outcome.more)
     text = f"{number(outcome.count)} letters are back on their subjects."
     if outcome.skipped:
@@ -103,8 +109,8 @@ async def replay_all(request: Request, form: FormDep, operations: OperationsDep)
 
 @router.post("/discard-all")
 async def discard_all(request: Request, form: FormDep, operations: OperationsDep) -> Response:
-    sweep = _sweep(_choice_in(form), dry_run=False, until=_until_in(form))
-    outcome = await operations.discard_many(sweep)
+    operation = _bulk_operation(_filter_in(form), dry_run=False, until=_until_in(form))
+    outcome = await operations.discard_many(operation)
     text = f"{number(outcome.count)} {'letter is' if outcome.count == 1 else 'letters are'}"
     return done(request, PLACE, f"{text} discarded.{_left(outcome)}", tone="warn")
 
@@ -117,7 +123,7 @@ def _cannot(skipped: int) -> str:
     )
 
 
-def _left(outcome: Swept) -> str:
+def _left(outcome: BulkResult) -> str:
     return (
         " The time limit of 20 s was reached and there are more: do it again."
         if (outcome.more)

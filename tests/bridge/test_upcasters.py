@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from jetstream_bridge import Consumers, Event
 from jetstream_bridge.core.errors import InvalidSubjectError, RegistrationError, UpcastError
-from jetstream_bridge.events.upcasters import Steps, Upcaster
+from jetstream_bridge.events.upcasters import UpcastChain, Upcaster
 from tests.bridge.consuming import Service, letter
 from tests.waiting import eventually
 
@@ -132,7 +132,7 @@ async def test_up_casters_of_one_source_leave_another_alone(service: Service) ->
 @pytest.mark.parametrize(
     ("version", "payload", "error_class", "said"),
     [
-        (1, {}, "UpcastError", "test_upcasts.split of 'person.named' from version 1 failed: KeyE"),
+        (1, {}, "UpcastError", "test_upcasters.split of 'person.named' from version 1 failed: Key"),
         (0, {"name": "A B"}, "UpcastError", "leads on from version 0; register one"),
         (1, {"name": 7}, "UpcastError", "from version 1 failed: AttributeError"),
     ],
@@ -240,7 +240,7 @@ def test_a_step_that_is_there_already_is_refused_with_both_places() -> None:
     consumers = evolved()
     with pytest.raises(RegistrationError, match=r"from version 2 to 3.*keep one") as refused:
         consumers.upcast("person.named", from_version=2)(add_origin)
-    assert str(refused.value).count("test_upcasts.py:") == 2
+    assert str(refused.value).count("test_upcasters.py:") == 2
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 3), (3, 1)])
@@ -249,11 +249,11 @@ def test_a_gap_is_refused_with_both_places(first: int, second: int) -> None:
     consumers.upcast("person.named", from_version=first)(split)
     with pytest.raises(RegistrationError, match="gap") as refused:
         consumers.upcast("person.named", from_version=second)(add_origin)
-    assert str(refused.value).count("test_upcasts.py:") == 2
+    assert str(refused.value).count("test_upcasters.py:") == 2
 
 
 def test_the_lower_step_may_be_registered_after_the_higher_one() -> None:
-    steps = Steps(Upcaster(add_origin, "person.named", 2))
+    steps = UpcastChain(Upcaster(add_origin, "person.named", 2))
     steps.add(Upcaster(split, "person.named", 1))
     assert (steps.target, steps.last.function) == (3, add_origin)
 
@@ -302,7 +302,7 @@ def test_a_handler_and_the_up_casters_agree_on_the_version() -> None:
     keeping(consumers, schema_version=2)
     with pytest.raises(RegistrationError, match=r"reads schema version 2.*leads to 3") as refused:
         consumers.check()
-    assert str(refused.value).count("test_upcasts.py:") == 2
+    assert str(refused.value).count("test_upcasters.py:") == 2
     agreeing = evolved()
     keeping(agreeing, schema_version=3)
     agreeing.check()

@@ -8,7 +8,7 @@ from jetstream_bridge.events.dead_letter import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LetterFilter:
     """A filter: letters with this reason, of this event type, and so on; None means any."""
 
     reason: str | None = None
@@ -35,7 +35,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class LetterGroup:
     """What letters have in common when they failed for the same cause."""
 
     reason: str
@@ -43,6 +43,6 @@ class Kind:
     event_type: str | None  # None: the body is no event
 
 
-def kind_of(letter: DeadLetter) -> Kind:
+def kind_of(letter: DeadLetter) -> LetterGroup:
     event_type = letter.event.type if letter.event is not None else None
-    return Kind(letter.reason, letter.error_class, event_type)
+    return LetterGroup(letter.reason, letter.error_class, event_type)
