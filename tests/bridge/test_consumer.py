@@ -474,14 +474,17 @@ async def test_a_restarted_server_is_pulled_from_again(service: Service) -> None
             service.broker.kill()
             service.broker.start()
 
-            async def sent(turn: int = turn) -> bool:
+            async def is_sent(turn: int = turn) -> bool:
                 try:
-                    await service.send(envelope(f"t{turn}", n=turn), timeout=0.5)
+                    # A resource of its own: a copy of the one before may be outstanding, and
+                    # what follows it waits until the server delivers it again.
+                    sent = envelope(f"t{turn}", resource=str(turn), n=turn)
+                    await service.send(sent, timeout=0.5)
                 except (nats.errors.Error, OSError):
                     return False
                 return True
 
-            await eventually(sent, limit=20)
+            await eventually(is_sent, limit=20)
 
             async def handled(turn: int = turn) -> bool:
                 return turn in await service.effects()
