@@ -16,7 +16,7 @@ DOCS = ROOT / "docs"
 DOCUMENTS = {
     "testing.md": 8,
     "publishing.md": 12,
-    "consuming.md": 13,
+    "consuming.md": 14,
     "admin-api.md": 5,
     "coming-from-the-gem.md": 7,
 }

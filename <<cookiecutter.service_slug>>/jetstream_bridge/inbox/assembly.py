@@ -90,6 +90,7 @@ class WorkerFactory:
             outage=Outage(self.engine, self.pending),
             isolation=self.isolation,
             concurrency_limits=ConcurrencyLimits() if consumers.limited(spec.source) else None,
+            largest_list=consumers.largest_batch(spec.source),
             view=self._view(spec, reader),
             statuses=partial(self._statuses, spec.name),
             alone=fence is not None,

@@ -1,15 +1,16 @@
 """One transaction of the worker: inbox rows, the handlers' writes and their events, all or none.
 
 Events are acknowledged only after the commit. If anything fails, the transaction is rolled back
-and each event gets one of its own, so that one bad event harms no other.
+and its events run again in smaller portions, so that one bad event harms no other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -18,9 +19,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge.core.errors import HandlerExitError
 from jetstream_bridge.core.leases import Fence
 from jetstream_bridge.events.dead_letter import event_of
-from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.events.event import Event
+from jetstream_bridge.inbox.delivery import STREAM_ORDER, Delivery
 from jetstream_bridge.inbox.dependencies import PublisherFactory, Supplies
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
+from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.middleware.chain import Middlewares
 from jetstream_bridge.inbox.store import ClaimResult, Inbox
 from jetstream_bridge.inbox.transaction_guard import TransactionGuard
@@ -29,9 +32,13 @@ from jetstream_bridge.inbox.transaction_guard import TransactionGuard
 class HandlerRaised(Exception):  # noqa: N818 - tells where an error comes from, and is none itself
     """`error` comes from a handler, or from writing what handlers had put into the session."""
 
-    def __init__(self, error: Exception, *, written: bool = False) -> None:
+    def __init__(
+        self, error: Exception, *, written: bool = False, delivery: Delivery | None = None
+    ) -> None:
+        """`delivery`: the event in whose handler it was raised, where that is known."""
         super().__init__(repr(error))
         self.error = error
+        self.delivery = delivery
         self.written = written  # the statement was the database's business, not the handler's code
 
 
@@ -86,11 +93,10 @@ class HandlerTransactions:
         claimed = await self._claim(session, batch)
         started = time.perf_counter()
         for delivery in batch:
-            if claimed is not None and delivery.place not in claimed.fresh:
-                handled.duplicates.append(delivery)
-                continue
-            await self._handle(delivery, session, guard)
-            handled.processed.append(delivery)
+            known = claimed is not None and delivery.place not in claimed.fresh
+            (handled.duplicates if known else handled.processed).append(delivery)
+        for portion in _portions(handled.processed):
+            await self._handle(portion, session, guard)
         handled.seconds = time.perf_counter() - started
         try:
             await session.flush()
@@ -100,18 +106,21 @@ class HandlerTransactions:
         return handled
 
     async def _handle(
-        self, delivery: Delivery, session: AsyncSession, guard: TransactionGuard
+        self, portion: Sequence[Delivery], session: AsyncSession, guard: TransactionGuard
     ) -> None:
+        delivery = portion[0]
         call = self._timed if self._observed(delivery) else self._call
         try:
-            await call(delivery, session)
+            await call(portion, session)
             await guard.check(f"the handler of {delivery.event_type!r}")
         except Exception as error:
-            raise HandlerRaised(guard.cause_of(error)) from error
+            guilty = delivery if len(portion) == 1 else None
+            raise HandlerRaised(guard.cause_of(error), delivery=guilty) from error
         except asyncio.CancelledError:
             raise  # `apart` tells a stop from what the handler did to itself
         except BaseException as error:  # or it would end the process, with all that it holds
-            raise HandlerRaised(_exit(delivery, error)) from error
+            guilty = delivery if len(portion) == 1 else None
+            raise HandlerRaised(_exit(delivery, error), delivery=guilty) from error
 
     def _observed(self, delivery: Delivery) -> bool:
         return bool(self._middlewares.observers(delivery.handler))
@@ -121,16 +130,11 @@ class HandlerTransactions:
             return None
         return await self._inbox.claim(session, [delivery.received for delivery in batch])
 
-    async def _call(self, delivery: Delivery, session: AsyncSession) -> None:
-        handler, envelope = delivery.handler, delivery.envelope
+    async def _call(self, portion: Sequence[Delivery], session: AsyncSession) -> None:
+        delivery, handler = portion[0], portion[0].handler
         assert handler is not None, "only events with a handler are put in a batch"
-        assert envelope is not None
-        if delivery.event is not None and isinstance(delivery.payload, BaseModel):
-            # Tried before: what the handler may have changed in it is not the event's.
-            delivery.payload = handler.payload(envelope)
-        event = delivery.event = event_of(
-            envelope, delivery.metadata, delivery.payload, delivery.key
-        )
+        events = [_event(handler, one) for one in portion]
+        event = events[0] if handler.options.batch is None else events
         supplies = Supplies(event, session, self._publisher)
         chain = self._middlewares.chain(handler)
         with self.watch.over(delivery, self._middlewares.limit(handler, self._limit)):
@@ -139,12 +143,32 @@ class HandlerTransactions:
             else:
                 await chain.run(event, supplies)
 
-    async def _timed(self, delivery: Delivery, session: AsyncSession) -> None:
+    async def _timed(self, portion: Sequence[Delivery], session: AsyncSession) -> None:
         started = time.perf_counter()
         try:
-            await self._call(delivery, session)
+            await self._call(portion, session)
         finally:
-            delivery.seconds = time.perf_counter() - started
+            each = (time.perf_counter() - started) / len(portion)
+            for delivery in portion:
+                delivery.seconds = each
+
+
+def _portions(fresh: list[Delivery]) -> Iterable[Sequence[Delivery]]:
+    """One event for each call, or all of them: whoever takes a list shares with nobody else."""
+    handler = fresh[0].handler if fresh else None
+    if handler is not None and handler.options.batch is not None:
+        return [sorted(fresh, key=STREAM_ORDER)]
+    return ([delivery] for delivery in fresh)
+
+
+def _event(handler: Handler, delivery: Delivery) -> Event[Any]:
+    envelope = delivery.envelope
+    assert envelope is not None
+    if delivery.event is not None and isinstance(delivery.payload, BaseModel):
+        # Tried before: what the handler may have changed in it is not the event's.
+        delivery.payload = handler.payload(envelope)
+    event = delivery.event = event_of(envelope, delivery.metadata, delivery.payload, delivery.key)
+    return event
 
 
 def read(delivery: Delivery) -> None:
@@ -152,9 +176,9 @@ def read(delivery: Delivery) -> None:
     try:
         delivery.read()
     except Exception as error:
-        raise HandlerRaised(error) from error
+        raise HandlerRaised(error, delivery=delivery) from error
     except BaseException as error:  # nobody cancels code that awaits nothing
-        raise HandlerRaised(_exit(delivery, error)) from error
+        raise HandlerRaised(_exit(delivery, error), delivery=delivery) from error
 
 
 def _exit(delivery: Delivery, error: BaseException) -> HandlerExitError:

@@ -16,8 +16,10 @@ SMOOTHING = 0.3  # weight of the newest measurement
 class BatchSizer:
     """Batch size and prefetch of one worker. Times are seconds for each event."""
 
-    def __init__(self, *, batch_size: int, concurrency: int) -> None:
+    def __init__(self, *, batch_size: int, concurrency: int, largest_list: int = 0) -> None:
+        """`largest_list`: the most events that a handler takes at once."""
         self._batch_size = batch_size
+        self._least_prefetch = 2 * largest_list  # so that one is filled while another runs
         self._concurrency = concurrency
         self._event_seconds: float | None = None
 
@@ -53,8 +55,11 @@ class BatchSizer:
         """Return how many messages may be asked for, queued and running, together."""
         least, most = 2 * self._concurrency, 4 * self._batch_size
         if self._event_seconds is None:
-            return min(4 * self._concurrency, most)
-        return self._within(self._concurrency * PREFETCH_SECONDS / self._event_seconds, least, most)
+            learned = min(4 * self._concurrency, most)
+        else:
+            wanted = self._concurrency * PREFETCH_SECONDS / self._event_seconds
+            learned = self._within(wanted, least, most)
+        return max(learned, self._least_prefetch)
 
     @staticmethod
     def _within(value: float, least: int, most: int) -> int:

@@ -17,10 +17,11 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, takewhile
-from operator import attrgetter
 
 from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits, TransactionShare
-from jetstream_bridge.inbox.delivery import Delivery
+from jetstream_bridge.inbox.delivery import STREAM_ORDER, Delivery
+from jetstream_bridge.inbox.filling import Filling
+from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.received import Place
 
 
@@ -44,9 +45,6 @@ class OverdueEvent:
     resource: str
     place: Place
     given_up: bool
-
-
-_ORDER = attrgetter("epoch", "seq")
 
 
 class _Held(dict[Place, Delivery]):
@@ -87,6 +85,8 @@ class Deliveries:
         self._waits: dict[str, int] = {}  # by resource: queued behind an event that is to come
         self._waiting = 0  # the sum of these
         self._epoch = 0
+        self._has_lists = False  # a handler that takes a list has had a message
+        self.filled_at = math.inf  # when the lists that are being filled have waited long enough
 
     def add(self, delivery: Delivery) -> None:
         """Take a message in. One that comes again lifts the block that waits for it."""
@@ -110,8 +110,9 @@ class Deliveries:
     def _enqueue(self, delivery: Delivery) -> None:
         resource = delivery.resource
         delivery.given_back = False
+        self._has_lists = self._has_lists or delivery.batch_handler is not None
         self._in_hand[delivery.place] = delivery
-        insort(self._queues.setdefault(resource, []), delivery, key=_ORDER)
+        insort(self._queues.setdefault(resource, []), delivery, key=STREAM_ORDER)
         self._review(resource)
 
     def _review(self, resource: str) -> None:
@@ -133,20 +134,29 @@ class Deliveries:
             return 0
         if (awaited := self._awaited.get(resource)) is None:
             return len(queue)
-        return bisect_left(queue, (self._epoch, min(awaited)[0]), key=_ORDER)
+        return bisect_left(queue, (self._epoch, min(awaited)[0]), key=STREAM_ORDER)
 
-    def take(self, limit: int, *, alone: Callable[[Delivery], bool]) -> list[Delivery]:
+    def take(
+        self, limit: int, *, alone: Callable[[Delivery], bool], lists: bool = True
+    ) -> list[Delivery]:
         """Take up to `limit` messages, resource by resource; their resources are then busy.
 
         A message that must run `alone` is a batch by itself. A resource whose next message finds
-        its handler at a limit is passed over, and the batch may be empty then.
+        its handler at a limit is passed over, and so is one whose handler takes a list that is
+        still being filled; the batch may be empty then. With `lists`, such a handler gets as many
+        as it takes, whatever `limit` is; its messages share a transaction with nobody else's.
         """
         batch: list[Delivery] = []
         share = self._concurrency.share() if self._concurrency is not None else None
+        filling = Filling(self._runnable_by_handler) if self._has_lists else None
         for resource in tuple(self._turns):
             if len(batch) >= limit:
                 break
             queue = self._queues[resource][: self._ready(resource)]
+            if filling is not None and not filling.may_join(queue[0], batch):
+                continue
+            if lists and not batch and (handler := queue[0].batch_handler) is not None:
+                limit = handler.options.batch or limit
             taken = _together(queue, limit - len(batch), alone, share)
             if not taken:
                 if share is not None and not (alone(queue[0]) and share.has_room(queue[0])):
@@ -157,9 +167,18 @@ class Deliveries:
                 limit = 1
             self._start(resource, len(taken))
             batch.extend(taken)
+        self.filled_at = filling.until if filling is not None and not batch else math.inf
         if self._concurrency is not None:
             self._concurrency.begin(batch)
         return batch
+
+    def _runnable_by_handler(self, handler: Handler) -> list[Delivery]:
+        """What the next batch of a handler could hold, were there no limit."""
+        found: list[Delivery] = []
+        for resource in self._turns:
+            queue = self._queues[resource][: self._ready(resource)]
+            found += takewhile(lambda delivery: delivery.handler is handler, queue)
+        return found
 
     def _start(self, resource: str, number: int) -> None:
         queue = self._queues[resource]
@@ -270,7 +289,7 @@ class Deliveries:
         self._awaited.clear()
         self._waits.clear()
         self._waiting = 0
-        queued.sort(key=_ORDER)
+        queued.sort(key=STREAM_ORDER)
         return (
             [delivery for delivery in queued if delivery.place not in later],
             [delivery for delivery in queued if delivery.place in later],
@@ -316,8 +335,13 @@ def _together(
     alone: Callable[[Delivery], bool],
     share: TransactionShare | None,
 ) -> list[Delivery]:
-    if share is None:
-        return list(takewhile(lambda delivery: not alone(delivery), queue[:limit]))
-    return list(
-        takewhile(lambda delivery: not alone(delivery) and share.take(delivery), queue[:limit])
-    )
+    """The beginning of `queue` that may share a transaction."""
+    whose = queue[0].batch_handler
+    taken: list[Delivery] = []
+    for delivery in queue[:limit]:
+        if alone(delivery) or delivery.batch_handler is not whose:
+            break
+        if share is not None and not share.take(delivery):
+            break
+        taken.append(delivery)
+    return taken

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -10,8 +11,11 @@ from nats.aio.msg import Msg
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.events.event import Event, Metadata, moment_of
 from jetstream_bridge.events.wire_rules import message_size
+from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.reading import Reader
 from jetstream_bridge.inbox.received import Place, Received
+
+STREAM_ORDER = attrgetter("epoch", "seq")
 
 
 class Delivery:
@@ -21,6 +25,7 @@ class Delivery:
         "_reader",
         "_reading",
         "_unread",
+        "arrived",
         "begun",
         "count",
         "envelope",
@@ -55,7 +60,8 @@ class Delivery:
         self.tries: int = metadata.num_delivered or 1
         self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
         self.size = message_size(msg)  # in bytes
-        self.touched = loop_time()  # when the server last heard that it is being worked on
+        self.arrived = loop_time()
+        self.touched = self.arrived  # when the server last heard that it is being worked on
         self.given_back = False  # the server was asked to deliver it again
         self.epoch = 0  # which of the streams that this worker has seen delivered it
         self.stale = False  # its stream was made anew since: the server knows it no more
@@ -101,6 +107,12 @@ class Delivery:
             self._unread = False
             self.envelope, self.payload = self._reading.envelope, self._reading.payload
             self.verdict = self._reading.verdict
+
+    @property
+    def batch_handler(self) -> Handler | None:
+        """The handler, where it takes a list of events."""
+        handler = self.handler
+        return handler if handler is not None and handler.options.batch is not None else None
 
     @property
     def event_type(self) -> str:

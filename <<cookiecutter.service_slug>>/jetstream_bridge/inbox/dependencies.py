@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession as SQLAlchemySession
@@ -62,15 +62,22 @@ def is_event(hint: Any) -> bool:
     return hint is Event or get_origin(hint) is Event
 
 
+def is_list_of_events(hint: Any) -> bool:
+    return get_origin(hint) is list and is_event(get_args(hint)[0])
+
+
 class Supplies:
-    """What there is to ask for while one event is handled in one transaction."""
+    """What there is to ask for while an event, or a list of them, is handled."""
 
     __slots__ = ("_publisher", "event", "session")
 
     def __init__(
-        self, event: Event[Any], session: AsyncSession, publisher: PublisherFactory
+        self,
+        event: Event[Any] | list[Event[Any]],
+        session: AsyncSession,
+        publisher: PublisherFactory,
     ) -> None:
-        self.event = event
+        self.event: Any = event
         self.session = session
         self._publisher = publisher
 
@@ -79,7 +86,7 @@ class Supplies:
         return {name: self._of(kind, module) for name, kind in wants}
 
     def _of(self, kind: type, module: str) -> object:
-        if kind is Event:
+        if kind is Event or kind is list:
             return self.event
         if kind is SQLAlchemySession:
             return self.session
@@ -88,9 +95,11 @@ class Supplies:
         if kind is DeadLetter:
             return self.event.payload
         if kind is BoundLogger:
-            return structlog.stdlib.get_logger(module).bind(
-                event_id=self.event.event_id,
-                event_type=self.event.type,
-                trace_id=self.event.trace_id,
-            )
+            return structlog.stdlib.get_logger(module).bind(**self._log_fields())
         return logging.getLogger(module)
+
+    def _log_fields(self) -> dict[str, object]:
+        if isinstance(self.event, list):
+            return {"events": len(self.event), "event_type": self.event[0].type}
+        event = self.event
+        return {"event_id": event.event_id, "event_type": event.type, "trace_id": event.trace_id}

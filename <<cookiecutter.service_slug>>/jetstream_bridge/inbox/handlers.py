@@ -7,7 +7,6 @@ honoured is refused there, with the reason.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,104 +15,24 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
 from pydantic_core import to_json
 
-from jetstream_bridge.core.delays import RetryStrategy
-from jetstream_bridge.core.durations import seconds
-from jetstream_bridge.core.errors import ConfigurationError, PayloadError, RegistrationError
-from jetstream_bridge.core.subjects import validate_durable
+from jetstream_bridge.core.errors import PayloadError, RegistrationError
 from jetstream_bridge.events.dead_letter import DeadLetter
 from jetstream_bridge.events.event import Event
 from jetstream_bridge.events.received_envelope import ReceivedEnvelope
-from jetstream_bridge.inbox.dependencies import Wants, dependency, hints_of, is_event
-from jetstream_bridge.inbox.middleware.chain import Part, checked_parts
+from jetstream_bridge.inbox.dependencies import (
+    Wants,
+    dependency,
+    hints_of,
+    is_event,
+    is_list_of_events,
+)
+from jetstream_bridge.inbox.options import Options
 
 HandlerFunction = Callable[..., Awaitable[None]]
 
 LETTERS = "dead_letter"  # in the place of an event type
 
 _RULE = "write an exact type like 'customer.created', a prefix like 'customer.*', or '*'"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How one registration is handled. None: as the service's settings say."""
-
-    isolated: bool = False
-    batch_size: int | None = None  # at most so many of its events share a transaction
-    concurrency: int | None = None  # at most so many transactions with its events at a time
-    max_deliver: int | None = None
-    retry: RetryStrategy | None = None
-    durable: str | None = None  # of the whole source
-    ack_wait: float | None = None  # of the whole source
-    schema_version: int | None = None  # the highest one that it reads
-    middlewares: tuple[Part, ...] = ()
-
-    @property
-    def limited(self) -> bool:
-        return self.batch_size is not None or self.concurrency is not None
-
-
-def options(
-    *,
-    isolated: bool,
-    batch_size: int | None,
-    concurrency: int | None,
-    max_deliver: int | None,
-    retry: RetryStrategy | None,
-    durable: str | None,
-    ack_wait: str | float | None,
-    schema_version: int | None,
-    middlewares: tuple[Part, ...],
-) -> Options:
-    """Return checked options; raise `RegistrationError` naming what cannot be honoured."""
-    for name, value in (
-        ("batch_size", batch_size),
-        ("concurrency", concurrency),
-        ("max_deliver", max_deliver),
-        ("schema_version", schema_version),
-    ):
-        if value is not None and (isinstance(value, bool) or not _is_count(value)):
-            raise RegistrationError(f"{name}={value!r} is no number of times; write 1 or more")
-    if isolated and batch_size not in (None, 1):
-        raise RegistrationError(
-            f"isolated=True gives each event a transaction of its own, and batch_size={batch_size} "
-            "lets several share one; keep one of the two"
-        )
-    return Options(
-        isolated=isolated,
-        batch_size=batch_size,
-        concurrency=concurrency,
-        max_deliver=max_deliver,
-        retry=checked_retry(retry),
-        durable=None if durable is None else validate_durable(durable),
-        ack_wait=_checked_ack_wait(ack_wait),
-        schema_version=schema_version,
-        middlewares=checked_parts(middlewares),
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and value >= 1
-
-
-def checked_retry(retry: RetryStrategy | None) -> RetryStrategy | None:
-    if retry is None or (isinstance(retry, RetryStrategy) and not isinstance(retry, type)):
-        return retry
-    raise RegistrationError(
-        f"retry={retry!r} is no retry strategy; give one like Exponential(cap='1m') or "
-        "Delays(['1s', '5s']), or an object with a method `delay(attempt)`"
-    )
-
-
-def _checked_ack_wait(value: str | float | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        wait = seconds(value)
-    except ConfigurationError as error:
-        raise RegistrationError(f"ack_wait={value!r}: {error}") from error
-    if not 0 < wait < math.inf:
-        raise RegistrationError(f"ack_wait={value!r} is no time at all; write one like '30s'")
-    return wait
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -202,12 +121,14 @@ def event_handler(
         if is_event(hint):
             payload_type = _payload_type(name, hint)
             wants.append((parameter, Event))
+        elif is_list_of_events(hint):
+            payload_type = _payload_type(name, get_args(hint)[0])
+            wants.append((parameter, list))
         elif hint is DeadLetter:
             raise RegistrationError(f"{name} takes a DeadLetter; register it with on_dead_letter()")
         else:
             wants.append((parameter, dependency(name, parameter, hint, instead="Event[...], ")))
-    if Event not in (kind for _, kind in wants):
-        raise RegistrationError(f"{name} takes no event; give it a parameter `event: Event[...]`")
+    _check_takes_events(name, {kind for _, kind in wants}, how.batch)
     return Handler(
         function=function,
         patterns=patterns,
@@ -216,6 +137,23 @@ def event_handler(
         payload_type=payload_type,
         wants=tuple(wants),
     )
+
+
+def _check_takes_events(name: str, kinds: set[type], batch: int | None) -> None:
+    """One event, or a list of them where the registration says `batch`."""
+    if batch is None and list in kinds:
+        raise RegistrationError(
+            f"{name} takes a list of events; say how many at most: `batch=100`, or take one event"
+        )
+    if batch is not None and list not in kinds:
+        raise RegistrationError(
+            f"{name} is registered with batch={batch}; give it a parameter "
+            "`events: list[Event[...]]`"
+        )
+    if batch is None and Event not in kinds:
+        raise RegistrationError(f"{name} takes no event; give it a parameter `event: Event[...]`")
+    if {list, Event} <= kinds:
+        raise RegistrationError(f"{name} takes a list of events and one event; keep the list")
 
 
 def letter_handler(function: HandlerFunction, source: str, how: Options) -> Handler:

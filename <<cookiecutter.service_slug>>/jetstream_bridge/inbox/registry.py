@@ -18,14 +18,13 @@ from jetstream_bridge.inbox.handlers import (
     Handler,
     HandlerFunction,
     checked_patterns,
-    checked_retry,
     event_handler,
     letter_handler,
     matches,
-    options,
     overlap,
 )
 from jetstream_bridge.inbox.middleware.chain import Middlewares, Part
+from jetstream_bridge.inbox.options import checked_retry, options
 from jetstream_bridge.topology.durable_names import DEAD_LETTERS, DurableSpec, durable_spec
 
 H = TypeVar("H", bound=HandlerFunction)
@@ -48,6 +47,8 @@ class Consumers:
         *event_types: str,
         source: str | None = None,
         isolated: bool = False,
+        batch: int | None = None,
+        within: str | float = 0.0,
         batch_size: int | None = None,
         concurrency: int | None = None,
         max_deliver: int | None = None,
@@ -61,6 +62,10 @@ class Consumers:
 
         Each type is exact (`customer.created`), a prefix (`customer.*`), or `*`. `source` is a
         service other than the default destination; it gets a durable of its own.
+
+        `batch` hands over a `list[Event[Model]]` of up to so many events, in one transaction;
+        `within` is how long the first of them waits for more, in seconds or like `"200ms"`. When
+        a batch fails it is halved until the event that fails is alone.
 
         `isolated` gives every event a transaction of its own: for a handler that calls another
         system. `batch_size` and `concurrency` are upper limits for this handler, within the
@@ -80,6 +85,8 @@ class Consumers:
             validate_app("source", source)
         how = options(
             isolated=isolated,
+            batch=batch,
+            within=within,
             batch_size=batch_size,
             concurrency=concurrency,
             max_deliver=max_deliver,
@@ -116,6 +123,8 @@ class Consumers:
         """
         how = options(
             isolated=isolated,
+            batch=None,
+            within=0.0,
             batch_size=batch_size,
             concurrency=concurrency,
             max_deliver=max_deliver,
@@ -199,6 +208,10 @@ class Consumers:
         """Whether a handler of `source` has limits of its own."""
         return any(handler.options.limited for handler in self._of(source))
 
+    def largest_batch(self, source: str | None) -> int:
+        """The most events that a handler of `source` takes at once; 0: each takes one."""
+        return max((handler.options.batch or 0 for handler in self._of(source)), default=0)
+
     def durables(self, config: BridgeConfig) -> tuple[DurableSpec, ...]:
         """Return the durables that these handlers need; raise `RegistrationError` if two clash.
 
@@ -233,11 +246,13 @@ class Consumers:
         return durable_spec(config, source, name=name, ack_wait=ack_wait)
 
     def check(self) -> None:
-        """Raise `RegistrationError` where a handler and the up-casters disagree on a version.
+        """Raise `RegistrationError` where a handler and the up-casters disagree on a version, or
+        where a middleware does not fit its handler.
 
         Called when a bridge is made, since only then is everything registered.
         """
         for handler in self._handlers:
+            self.middlewares.check(handler)
             version = handler.options.schema_version
             for event_type, steps in self.steps(handler.source).items():
                 fits = any(matches(pattern, event_type) for pattern in handler.patterns)

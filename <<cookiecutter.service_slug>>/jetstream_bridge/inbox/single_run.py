@@ -78,27 +78,31 @@ class SingleRuns:
 
     # --- running
 
-    async def together(self, batch: list[Delivery]) -> list[Delivery]:
-        """Handle `batch` in one transaction; return those that have to go one by one."""
+    async def together(self, batch: list[Delivery]) -> list[list[Delivery]]:
+        """Handle `batch` in one transaction; return what is left, in portions, in their order."""
         for lost in range(RACES):
             try:
                 readable, unreadable = _sorted_out(batch)
                 if readable:
                     async with self._isolation.shared():
                         await self._commit(readable)
-                return unreadable
+                return _singles(unreadable)
             except LeaseLostError as error:
                 self._hooks.lost_lease(error)
                 break
-            except Exception as error:  # whatever it is, one by one tells whose
+            except Exception as error:  # whatever it is, smaller portions tell whose
                 logger.info("a batch of %d is not handled together: %s", len(batch), report(error))
                 fault = await self._fault(error)
                 if fault is Fault.BUSY:
                     await self._hold_redelivered(batch, error)
+                if fault is Fault.EVENT:
+                    return split(
+                        batch, error.delivery if isinstance(error, HandlerRaised) else None
+                    )
                 if fault is not Fault.RACE:
                     break
                 await _stand_aside(lost)
-        return batch
+        return _singles(batch)
 
     async def _hold_redelivered(self, batch: Sequence[Delivery], error: Exception) -> None:
         """Somebody who had some of these before keeps them locked; the others need not wait.
@@ -278,6 +282,23 @@ class SingleRuns:
             return await self._dead_letter(delivery, Rejection("no_handler", error))
         await self._outcomes.ignored(delivery)
         return RunResult.DONE
+
+
+def split(batch: list[Delivery], guilty: Delivery | None) -> list[list[Delivery]]:
+    """Return the portions to try next: around the event that failed, or else halves.
+
+    So one poison event costs its neighbours a few transactions, however many they are.
+    """
+    if guilty is None:
+        middle = len(batch) // 2
+        return [batch[:middle], batch[middle:]]
+    place = batch.index(guilty)
+    portions = [batch[:place], [guilty], batch[place + 1 :]]
+    return [portion for portion in portions if portion]
+
+
+def _singles(batch: Sequence[Delivery]) -> list[list[Delivery]]:
+    return [[delivery] for delivery in batch]
 
 
 def _sorted_out(batch: Sequence[Delivery]) -> tuple[list[Delivery], list[Delivery]]:

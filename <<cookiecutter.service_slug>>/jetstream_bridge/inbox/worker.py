@@ -28,9 +28,10 @@ from jetstream_bridge.inbox.order_check import EVERY, OrderCheck, Statuses
 from jetstream_bridge.inbox.outage import Outage
 from jetstream_bridge.inbox.outcomes import Outcomes
 from jetstream_bridge.inbox.outstanding import DurableView
+from jetstream_bridge.inbox.portions import in_portions
 from jetstream_bridge.inbox.reading import Reader
 from jetstream_bridge.inbox.retry_policy import RetryPolicy
-from jetstream_bridge.inbox.single_run import Hooks, RunResult, SingleRuns
+from jetstream_bridge.inbox.single_run import Hooks, SingleRuns
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.pull_loop import PullLoop
 from jetstream_bridge.nats.pull_requests import PullCapacity
@@ -60,6 +61,7 @@ class Worker:
         statuses: Statuses,
         alone: bool,
         concurrency_limits: ConcurrencyLimits | None = None,
+        largest_list: int = 0,
     ) -> None:
         self.durable = durable
         self._config = config
@@ -67,11 +69,13 @@ class Worker:
         self._outcomes = outcomes
         self._tries = tries
         self._batch_sizer = BatchSizer(
-            batch_size=config.worker_batch_size, concurrency=config.worker_concurrency
+            batch_size=config.worker_batch_size,
+            concurrency=config.worker_concurrency,
+            largest_list=largest_list,
         )
         self._hand = Deliveries(concurrency_limits)
         self._watch = transactions.watch
-        self._attempts = SingleRuns(
+        self._runs = SingleRuns(
             config,
             transactions,
             outcomes,
@@ -87,6 +91,7 @@ class Worker:
         )
         self._running: set[asyncio.Task[None]] = set()
         self._dispatching = False
+        self._filled: asyncio.TimerHandle | None = None  # when a list has been filled long enough
         self._accepting = True
         self._stopped = asyncio.Event()
         self._outage = outage
@@ -217,13 +222,25 @@ class Worker:
             free = self._config.worker_concurrency - len(self._running)
             if free <= 0 or not self._batch_sizer.worthwhile(self._hand.queued, len(self._running)):
                 break
-            batch = self._hand.take(self._batch_size(free), alone=self._runs_alone)
-            if not batch:  # handlers at their limits; one that finishes asks again
+            batch = self._hand.take(
+                self._batch_size(free), alone=self._runs_alone, lists=self._outage.problem is None
+            )
+            if not batch:  # handlers at their limits (one that finishes asks again), or filling
+                self._dispatch_at(self._hand.filled_at)
                 break
             task = asyncio.create_task(self._handle(batch), name=f"batch {self.durable.name}")
             self._running.add(task)
             task.add_done_callback(self._finished)
         self._pull.poke()
+
+    def _dispatch_at(self, moment: float) -> None:
+        """A list that is being filled goes at `moment`, however few there are."""
+        if self._filled is not None:
+            self._filled.cancel()
+        self._filled = None
+        if moment < math.inf:
+            delay = max(0.0, moment - loop_time())
+            self._filled = asyncio.get_running_loop().call_later(delay, self._dispatch_soon)
 
     @property
     def _may_begin(self) -> bool:
@@ -266,7 +283,7 @@ class Worker:
         unhandled: Sequence[Delivery] = batch
         given_back_after = 0.0
         try:
-            unhandled = await self._handle_all(batch)
+            unhandled = await in_portions(batch, self._runs, self._goes_on)
         except BaseException:  # a fault of this module's: not at once again, or it would spin
             given_back_after = self._tries.default_delay(1) if self._accepting else 0.0
             raise
@@ -278,25 +295,8 @@ class Worker:
             else:
                 await self._hand_back(unhandled, delay=given_back_after)
 
-    async def _handle_all(self, batch: list[Delivery]) -> Sequence[Delivery]:
-        """Handle `batch`, together if possible; return what must wait and was not tried."""
-        if len(batch) > 1:
-            batch = await self._attempts.together(batch)
-        stopped: set[str] = set()  # resources whose earlier event has to come first
-        unhandled: list[Delivery] = []
-        for position, delivery in enumerate(batch):
-            if not self._accepting or self._outage.holds_back:
-                return [*unhandled, *batch[position:]]
-            if delivery.resource in stopped or delivery.wait:
-                stopped.add(delivery.resource)
-                unhandled.append(delivery)
-                continue
-            step = await self._attempts.one(delivery)
-            if step is not RunResult.DONE:
-                stopped.add(delivery.resource)
-            if step is RunResult.UNTRIED:
-                unhandled.append(delivery)
-        return unhandled
+    def _goes_on(self) -> bool:
+        return self._accepting and not self._outage.holds_back
 
     def _lost_lease(self, error: LeaseLostError) -> None:
         """Another worker has the lease: what is in hand is its business now."""

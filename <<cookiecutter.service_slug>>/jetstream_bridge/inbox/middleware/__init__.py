@@ -1,6 +1,6 @@
 """What wraps handlers and what is told how events end; `consumers.use(...)` adds them."""
 
-from jetstream_bridge.inbox.middleware.chain import CallNext, Middleware
+from jetstream_bridge.inbox.middleware.chain import CallNext, CallNextBatch, Middleware
 from jetstream_bridge.inbox.middleware.ended import Ended, Observer
 from jetstream_bridge.inbox.middleware.errors import ErrorHandling
 from jetstream_bridge.inbox.middleware.logs import Logging
@@ -10,6 +10,7 @@ from jetstream_bridge.inbox.middleware.tracing import Tracing
 
 __all__ = [
     "CallNext",
+    "CallNextBatch",
     "Ended",
     "ErrorHandling",
     "Logging",

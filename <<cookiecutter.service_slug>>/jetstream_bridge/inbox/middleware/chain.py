@@ -27,11 +27,19 @@ class CallNext(Protocol):
     def __call__(self, event: Event[Any] | None = None, /) -> Awaitable[None]: ...
 
 
+class CallNextBatch(Protocol):
+    """The same around a handler that takes a list: `await call_next(events)`."""
+
+    def __call__(self, events: list[Event[Any]] | None = None, /) -> Awaitable[None]: ...
+
+
 # `async def __call__(self, event, call_next)`, an object or a function. After these two it may
-# ask for more by type, as a handler does.
+# ask for more by type, as a handler does. Around a handler that takes a list of events its method
+# `async def on_batch(self, events, call_next)` is called, once for the list.
 Middleware = Callable[..., Awaitable[None]]
 Part = Middleware | Observer
 
+_BATCH_FORM = "write `async def on_batch(self, events, call_next)`"
 _FORM = "write `async def __call__(self, event, call_next)`, or `def ended(self, end)`"
 
 
@@ -63,12 +71,22 @@ def _link(part: Part) -> _Link | None:
     if not callable(part):
         return None
     function: Middleware = part if inspect.isroutine(part) else type(part).__call__.__get__(part)
-    name = getattr(function, "__qualname__", repr(part))
+    return _checked_link(function, repr(part), _FORM)
+
+
+def _batch_link(part: Part) -> _Link | None:
+    """Return how to call `part` around a list of events, or None for one that cannot."""
+    function: Middleware | None = getattr(part, "on_batch", None)
+    return None if function is None else _checked_link(function, repr(part), _BATCH_FORM)
+
+
+def _checked_link(function: Middleware, part: str, form: str) -> _Link:
+    name = getattr(function, "__qualname__", part)
     if not inspect.iscoroutinefunction(function):
-        raise RegistrationError(f"{name} is not a coroutine function; {_FORM}")
+        raise RegistrationError(f"{name} is not a coroutine function; {form}")
     hints = hints_of(function, name)
     if len(hints) < 2:
-        raise RegistrationError(f"{name} takes no event and no call_next; {_FORM}")
+        raise RegistrationError(f"{name} takes no event and no call_next; {form}")
     wants = tuple(
         (parameter, dependency(name, parameter, hint, instead="")) for parameter, hint in hints[2:]
     )
@@ -100,9 +118,21 @@ class Middlewares:
         try:
             return self._chains[handler]
         except KeyError:
-            links = [link for part in self._of(handler) if (link := _link(part)) is not None]
+            link_of = _batch_link if handler.options.batch else _link
+            links = [link for part in self._of(handler) if (link := link_of(part)) is not None]
             chain = self._chains[handler] = Chain(links, handler) if links else None
             return chain
+
+    def check(self, handler: Handler) -> None:
+        """Raise `RegistrationError` where a middleware cannot wrap what `handler` takes."""
+        if handler.options.batch is None:
+            return
+        for part in self._of(handler):
+            if callable(part) and _batch_link(part) is None:
+                raise RegistrationError(
+                    f"{handler.place} takes a list of events, and the middleware {part!r} wraps "
+                    f"single ones; {_BATCH_FORM}, or let the handler take one event"
+                )
 
     def limit(self, handler: Handler, default: float | None) -> float | None:
         """Return the seconds that `handler` may run; None where one of its middlewares knows."""
@@ -133,12 +163,15 @@ class Chain:
         self._links = tuple(links)
         self._handler = handler
 
-    async def run(self, event: Event[Any], supplies: Supplies) -> None:
-        """Pass `event` through; raise what comes out, or what was kept in without a savepoint."""
+    async def run(self, event: Event[Any] | list[Event[Any]], supplies: Supplies) -> None:
+        """Pass `event`, or a list of them, through.
+
+        Raises what comes out, or what was kept in without a savepoint.
+        """
         session = supplies.session.sync_session
         unguarded: list[BaseException] = []
 
-        async def call(position: int, event: Event[Any]) -> None:
+        async def call(position: int, event: Event[Any] | list[Event[Any]]) -> None:
             if position == len(self._links):
                 supplies.event = event
                 arguments = supplies.arguments(self._handler.wants, self._handler.module)
@@ -146,7 +179,7 @@ class Chain:
                 return
             link = self._links[position]
 
-            async def call_next(changed: Event[Any] | None = None, /) -> None:
+            async def call_next(changed: Event[Any] | list[Event[Any]] | None = None, /) -> None:
                 in_savepoint = session.in_nested_transaction()
                 try:
                     await call(position + 1, event if changed is None else changed)

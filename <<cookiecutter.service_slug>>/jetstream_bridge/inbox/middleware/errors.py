@@ -11,7 +11,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.errors import RegistrationError
 from jetstream_bridge.events.event import Event
-from jetstream_bridge.inbox.middleware.chain import CallNext
+from jetstream_bridge.inbox.middleware.chain import CallNext, CallNextBatch
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +23,8 @@ class ErrorHandling:
 
     Errors of the classes in `swallow` do not go on: what the handler wrote is rolled back to
     where it began, and the event counts as processed. `on_error` may be a coroutine function.
-    What it returns is ignored, and what it raises is logged. It can be called twice for one
-    delivery: when a batch fails, each of its events runs again by itself.
+    What it returns is ignored, and what it raises is logged. It can be called more than once for
+    one delivery: when a transaction fails, its events run again, the failing one by itself.
     """
 
     def __init__(self, on_error: OnError, *, swallow: tuple[type[Exception], ...] = ()) -> None:
@@ -47,6 +47,22 @@ class ErrorHandling:
             await self._tell(event, error)
             if not isinstance(error, self._swallow):
                 raise
+
+    async def on_batch(
+        self, events: list[Event[Any]], call_next: CallNextBatch, session: AsyncSession
+    ) -> None:
+        """A list that fails is halved until one event is alone; only then is it that one's error.
+
+        So nothing is told, and nothing kept back, of a list of several.
+        """
+        if len(events) > 1:
+            await call_next(events)
+            return
+
+        async def call_one(event: Event[Any] | None = None, /) -> None:
+            await call_next(events if event is None else [event])
+
+        await self(events[0], call_one, session)
 
     async def _tell(self, event: Event[Any], error: Exception) -> None:
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from jetstream_bridge.core.durations import humanize, seconds
 from jetstream_bridge.core.errors import HandlerTimeoutError, RegistrationError
 from jetstream_bridge.events.event import Event
-from jetstream_bridge.inbox.middleware.chain import CallNext
+from jetstream_bridge.inbox.middleware.chain import CallNext, CallNextBatch
 
 
 class Timeout:
@@ -28,12 +30,22 @@ class Timeout:
             raise RegistrationError(f"Timeout({limit!r}) leaves no time; write one like '10s'")
 
     async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
+        async with self._limited(event.type):
+            await call_next(event)
+
+    async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
+        """The limit is that of the whole list."""
+        async with self._limited(events[0].type):
+            await call_next(events)
+
+    @asynccontextmanager
+    async def _limited(self, event_type: str) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._limit) as clock:
-                await call_next(event)
+                yield
         except TimeoutError as error:
             if not clock.expired():
                 raise  # the handler's own
             raise HandlerTimeoutError(
-                f"the handler of {event.type!r} did not finish within {humanize(self._limit)}"
+                f"the handler of {event_type!r} did not finish within {humanize(self._limit)}"
             ) from error

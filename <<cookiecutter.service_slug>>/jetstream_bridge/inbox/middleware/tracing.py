@@ -12,7 +12,7 @@ from opentelemetry import trace
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from jetstream_bridge.events.event import Event
-from jetstream_bridge.inbox.middleware.chain import CallNext
+from jetstream_bridge.inbox.middleware.chain import CallNext, CallNextBatch
 from jetstream_bridge.nats.tracing import TRACER, context_of
 
 
@@ -38,6 +38,32 @@ class Tracing:
         tokens = bind_contextvars(**bound)
         try:
             await call_next(event)
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+        finally:
+            reset_contextvars(**tokens)
+            contexts.detach(attached)
+            span.end()
+
+    async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
+        """One span for the list, linked to each event's trace; the events' ids are not bound."""
+        parents = (context_of(event.metadata.headers) for event in events)
+        spans = (trace.get_current_span(parent).get_span_context() for parent in parents)
+        span = self._tracer.start_span(
+            f"handle {events[0].type}",
+            kind=trace.SpanKind.CONSUMER,
+            links=[trace.Link(context) for context in spans if context.is_valid],
+        )
+        if span.is_recording():
+            span.set_attributes(
+                _attributes(events[0]) | {"messaging.batch.message_count": len(events)}
+            )
+        attached = contexts.attach(trace.set_span_in_context(span))
+        tokens = bind_contextvars(**_of_span(span))
+        try:
+            await call_next(events)
         except Exception as error:
             span.record_exception(error)
             span.set_status(trace.StatusCode.ERROR, type(error).__name__)
