@@ -234,9 +234,14 @@ async def test_a_middleware_that_wraps_single_events_is_refused_around_a_list(
 
 def test_a_batch_is_split_around_the_one_that_failed_or_else_halved() -> None:
     batch: list[Any] = list("abcde")
-    assert split(batch, batch[2]) == [["a", "b"], ["c"], ["d", "e"]]
-    assert split(batch, batch[0]) == [["a"], ["b", "c", "d", "e"]]
-    assert split(batch, None) == [["a", "b"], ["c", "d", "e"]]
+    cuts: list[tuple[Any, list[str]]] = [
+        ("c", ["ab", "c", "de"]),
+        ("a", ["a", "bcde"]),
+        (None, ["ab", "cde"]),
+    ]
+    for failed, expected in cuts:
+        portions: list[Any] = split(batch, failed)
+        assert ["".join(portion) for portion in portions] == expected
 
 
 async def test_one_poison_event_costs_its_neighbours_two_transactions(service: Service) -> None:

@@ -35,8 +35,8 @@ MUTATIONS = (
     Mutation(
         "the inbox is not asked",
         "jetstream_bridge/inbox/batch.py",
-        "if claimed is not None and delivery.place not in claimed.fresh:",
-        "if claimed is None:",
+        "known = claimed is not None and delivery.place not in claimed.fresh",
+        "known = claimed is None",
         "tests/mock/test_guarantees.py::test_an_event_that_comes_twice_is_handled_once",
     ),
     Mutation(
@@ -75,8 +75,8 @@ MUTATIONS = (
     Mutation(
         "what is not the event's fault counts as a try",
         "jetstream_bridge/inbox/single_run.py",
-        "                if fault is Fault.EVENT:",
-        "                if fault is not Fault.RACE:",
+        "                if fault is Fault.EVENT:\n                    return await self._failed",
+        "                if fault is not Fault.RACE:\n                    return await self._failed",
         "tests/bridge/test_worker_faults.py"
         "::test_what_is_not_the_events_fault_counts_no_try[7-sqlite-mock]",
     ),
