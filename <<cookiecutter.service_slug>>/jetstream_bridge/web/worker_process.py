@@ -20,6 +20,7 @@ from fastapi import FastAPI
 
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.service import problems, telemetry
+from jetstream_bridge.service.collector import spare_collector
 from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.service.settings import BridgeSettings
@@ -39,8 +40,10 @@ def run_worker(cls: type[BridgeSettings], load_consumers: LoadConsumers) -> None
     configure_logging(settings.log_level, settings.log_format)
     telemetry.configure_tracing(settings)
     listener = _listen(settings.worker_port)
+    consumers = load_consumers()
+    spare_collector()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(work(settings, load_consumers(), listener))
+        runner.run(work(settings, consumers, listener))
 
 
 async def work(settings: BridgeSettings, consumers: Consumers, listener: socket.socket) -> None:
