@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -11,6 +12,7 @@ from structlog.stdlib import BoundLogger
 
 from jetstream_bridge import Consumers, Event, Unrecoverable
 from jetstream_bridge.core.errors import RegistrationError
+from jetstream_bridge.inbox.batch_sizing import LONGEST_TRANSACTION
 from jetstream_bridge.inbox.middleware import (
     CallNext,
     CallNextBatch,
@@ -260,3 +262,26 @@ async def test_one_poison_event_costs_its_neighbours_two_transactions(service: S
         await eventually(service.is_empty)
     assert sorted(await service.effects()) == [n for n in range(40) if n != 20]
     assert len(runs) <= 40 + 40, "those before it once more, it itself once more, and no others"
+
+
+async def test_a_transaction_commits_in_time_though_handlers_became_slow(service: Service) -> None:
+    begun: list[tuple[AsyncSession, float]] = []  # whose transaction, and when it began
+    consumers = Consumers()
+
+    @consumers.on("order.changed")
+    async def store(event: Event[Change], session: AsyncSession) -> None:
+        if event.payload.n >= 400:
+            begun.append((session, asyncio.get_running_loop().time()))
+            await asyncio.sleep(0.05)
+        await insert(session, event.payload.n)
+
+    await service.send_many(400, resources=400)
+    async with service.working(consumers, worker_concurrency=1):
+        await eventually(service.is_empty, limit=20)
+        await service.send_many(60, resources=60, start=400)
+        await eventually(service.is_empty, limit=30)
+    assert sorted(await service.effects()) == list(range(460))
+    assert len(begun) == 60, "what a transaction did not come to has not run in it"
+    for transaction in {transaction for transaction, _ in begun}:
+        moments = [moment for of, moment in begun if of == transaction]
+        assert max(moments) - min(moments) <= LONGEST_TRANSACTION + 0.5

@@ -75,8 +75,7 @@ MUTATIONS = (
     Mutation(
         "what is not the event's fault counts as a try",
         "jetstream_bridge/inbox/single_run.py",
-        "                if fault is Fault.EVENT:\n"
-        "                    return await self._failed",
+        "                if fault is Fault.EVENT:\n                    return await self._failed",
         "                if fault is not Fault.RACE:\n"
         "                    return await self._failed",
         "tests/bridge/test_worker_faults.py"

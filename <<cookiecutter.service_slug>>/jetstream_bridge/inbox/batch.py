@@ -16,10 +16,12 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import HandlerExitError
 from jetstream_bridge.core.leases import Fence
 from jetstream_bridge.events.dead_letter import event_of
 from jetstream_bridge.events.event import Event
+from jetstream_bridge.inbox.batch_sizing import LONGEST_TRANSACTION
 from jetstream_bridge.inbox.delivery import STREAM_ORDER, Delivery
 from jetstream_bridge.inbox.dependencies import PublisherFactory, Supplies
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
@@ -49,6 +51,7 @@ class TransactionResult:
     processed: list[Delivery] = field(default_factory=list)
     duplicates: list[Delivery] = field(default_factory=list)
     seconds: float = 0.0  # in handlers
+    rest: list[Delivery] = field(default_factory=list)  # not begun: the transaction had run long
 
 
 class HandlerTransactions:
@@ -95,9 +98,17 @@ class HandlerTransactions:
         for delivery in batch:
             known = claimed is not None and delivery.place not in claimed.fresh
             (handled.duplicates if known else handled.processed).append(delivery)
-        for portion in _portions(handled.processed):
+        fresh, handled.processed = handled.processed, []
+        ends = loop_time() + LONGEST_TRANSACTION
+        for portion in _portions(fresh):
             await self._handle(portion, session, guard)
+            handled.processed += portion
+            if loop_time() > ends and (claimed is None or claimed.releasable):
+                handled.rest = fresh[len(handled.processed) :]
+                break
         handled.seconds = time.perf_counter() - started
+        if handled.rest and self._inbox is not None:
+            await self._inbox.release(session, [delivery.received for delivery in handled.rest])
         try:
             await session.flush()
         except Exception as error:

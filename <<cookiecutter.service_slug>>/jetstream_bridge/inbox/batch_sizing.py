@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 
 BATCH_SECONDS = 0.25  # how long the handlers of one transaction may take together
+# After this a transaction takes up no other event, and commits: handlers were slower than learned.
+LONGEST_TRANSACTION = 1.0  # seconds
 PREFETCH_SECONDS = 1.0  # how much work to hold
 SMOOTHING = 0.3  # weight of the newest measurement
 
@@ -44,11 +46,13 @@ class BatchSizer:
         """Whether `ready` events are worth a transaction beside the `running` ones.
 
         Fast handlers: a few events wait for the transaction in hand, which is short, and share
-        the next one. Slow handlers: never wait.
+        the next one; a third beside two is worth its while when it is full. Slow handlers: never
+        wait.
         """
         if running == 0 or self._event_seconds is None:
             return True
-        return ready >= self.batch(ready, 1) // 4
+        full = self.batch(ready, 1)
+        return ready >= (full // 4 if running == 1 else full)
 
     @property
     def prefetch(self) -> int:

@@ -85,7 +85,9 @@ class SingleRuns:
                 readable, unreadable = _sorted_out(batch)
                 if readable:
                     async with self._isolation.shared():
-                        await self._commit(readable)
+                        rest = await self._commit(readable)
+                    if rest:
+                        return [rest, *_singles(unreadable)]
                 return _singles(unreadable)
             except LeaseLostError as error:
                 self._hooks.lost_lease(error)
@@ -168,11 +170,13 @@ class SingleRuns:
                 await _stand_aside(lost)
         return RunResult.UNTRIED
 
-    async def _commit(self, batch: Sequence[Delivery]) -> None:
+    async def _commit(self, batch: Sequence[Delivery]) -> list[Delivery]:
+        """Handle `batch` in one transaction; return what it did not come to."""
         handled = await apart(self._transactions.run(batch))
         self._outage.over()
         self._batch_sizer.measured(len(handled.processed), handled.seconds)
         await self._outcomes.handled(handled)
+        return handled.rest
 
     # --- whose fault
 

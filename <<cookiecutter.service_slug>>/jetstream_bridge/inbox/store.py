@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
-from sqlalchemy import and_, or_, tuple_, update
+from sqlalchemy import and_, delete, or_, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -43,6 +43,7 @@ class ClaimResult:
     # PostgreSQL's name of the transaction that wrote the rows. None where nothing was written,
     # and on SQLite.
     transaction: int | None
+    releasable: bool = True  # every row of it was written by this claim, and none was there before
 
 
 class Inbox:
@@ -64,6 +65,19 @@ class Inbox:
         if rest:
             claimed = _together(claimed, await self._claim_known(session, rest))
         return claimed
+
+    async def release(self, session: AsyncSession, rest: Sequence[Received]) -> None:
+        """Take back the claim of `rest` in the transaction that made it, if it is releasable."""
+        same_place = tuple_(col(InboxEvent.stream_seq), col(InboxEvent.stored_us))
+        await session.exec(
+            delete(InboxEvent)
+            .where(
+                col(InboxEvent.consumer) == self._consumer,
+                col(InboxEvent.stream) == rest[0].stream,
+                same_place.in_([received.place for received in rest]),
+            )
+            .execution_options(synchronize_session=False)
+        )
 
     async def _without_old_rows(
         self, session: AsyncSession, batch: Sequence[Received]
@@ -131,7 +145,8 @@ class Inbox:
             row = known.get(received.place)
             if row is not None and is_open(row, received):
                 await self._take_over(session, row, received)
-                claimed = _together(claimed, ClaimResult(frozenset({received.place}), None))
+                taken = ClaimResult(frozenset({received.place}), None, releasable=False)
+                claimed = _together(claimed, taken)
         return claimed
 
     async def _known(
@@ -276,4 +291,8 @@ class Inbox:
 
 
 def _together(one: ClaimResult, other: ClaimResult) -> ClaimResult:
-    return ClaimResult(one.fresh | other.fresh, one.transaction or other.transaction)
+    return ClaimResult(
+        one.fresh | other.fresh,
+        one.transaction or other.transaction,
+        one.releasable and other.releasable,
+    )
