@@ -13,12 +13,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
+from jetstream_bridge.core.errors import RegistrationError
 from jetstream_bridge.core.leases import Fence, LeaseHolder
 from jetstream_bridge.inbox.batch import Transactions
 from jetstream_bridge.inbox.concurrency_limits import Slots
 from jetstream_bridge.inbox.dead_letter_handling import LetterOutcomes
 from jetstream_bridge.inbox.dead_lettering import DeadLetters
-from jetstream_bridge.inbox.dependencies import PublisherFactory
+from jetstream_bridge.inbox.dependencies import PublisherFactory, Resources
 from jetstream_bridge.inbox.exclusive_worker import Reign
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
 from jetstream_bridge.inbox.isolation import Solitude
@@ -55,6 +56,7 @@ class Workers:
     sessions: async_sessionmaker[AsyncSession]
     publisher: PublisherFactory
     consumers: Consumers
+    resources: Resources  # what handlers may ask for by type beside the bridge's own
     pending: PendingMigrations | None  # names the migrations that the database lacks
     solitude: Solitude = field(default_factory=Solitude)
 
@@ -76,6 +78,7 @@ class Workers:
             Transactions(
                 self.sessions,
                 self.publisher,
+                resources=self.resources,
                 middlewares=consumers.middlewares,
                 inbox=inbox if config.use_inbox else None,
                 fence=fence,
@@ -140,6 +143,17 @@ class Workers:
             middlewares=self.consumers.middlewares,
             line=Line(),
         )
+
+
+def checked_resources(consumers: Consumers, resources: Resources) -> Resources:
+    """Return the resources; raise `RegistrationError` where one that is asked for is missing."""
+    missing = [kind.__qualname__ for kind in consumers.wanted if kind not in resources]
+    if missing:
+        raise RegistrationError(
+            f"handlers or middlewares ask for {', '.join(missing)}, and no such resource is open; "
+            "give the bridge `resources`, with an object for each type"
+        )
+    return resources
 
 
 def warn_of_unused(consumers: Consumers, config: BridgeConfig) -> None:

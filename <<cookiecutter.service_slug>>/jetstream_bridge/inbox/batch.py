@@ -19,7 +19,7 @@ from jetstream_bridge.core.errors import HandlerExitError
 from jetstream_bridge.core.leases import Fence
 from jetstream_bridge.events.dead_letter import event_of
 from jetstream_bridge.inbox.deliveries import Delivery
-from jetstream_bridge.inbox.dependencies import PublisherFactory, Supplies
+from jetstream_bridge.inbox.dependencies import PublisherFactory, Resources, Supplies
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
 from jetstream_bridge.inbox.middleware.chain import Middlewares
 from jetstream_bridge.inbox.store import Claimed, Inbox
@@ -52,6 +52,7 @@ class Transactions:
         sessions: async_sessionmaker[AsyncSession],
         publisher: PublisherFactory,
         *,
+        resources: Resources,
         middlewares: Middlewares,
         inbox: Inbox | None,
         fence: Fence | None,
@@ -61,6 +62,7 @@ class Transactions:
         """`limit`: seconds for one run of a handler whose registration sets no other."""
         self._sessions = sessions
         self._publisher = publisher
+        self._resources = resources
         self._middlewares = middlewares
         self._inbox = inbox
         self._fence = fence
@@ -131,7 +133,7 @@ class Transactions:
         event = delivery.event = event_of(
             envelope, delivery.metadata, delivery.payload, delivery.key
         )
-        supplies = Supplies(event, session, self._publisher)
+        supplies = Supplies(event, session, self._publisher, self._resources)
         chain = self._middlewares.chain(handler)
         with self.watch.over(delivery, self._middlewares.limit(handler, self._limit)):
             if chain is None:

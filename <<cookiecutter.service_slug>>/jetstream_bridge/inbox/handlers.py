@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args, get_origin
@@ -24,7 +24,7 @@ from jetstream_bridge.events.dead_letter import DeadLetter
 from jetstream_bridge.events.envelope import ReceivedEnvelope
 from jetstream_bridge.events.event import Event
 from jetstream_bridge.inbox.dependencies import Wants, dependency, hints_of, is_event
-from jetstream_bridge.inbox.middleware.chain import Part, checked_parts
+from jetstream_bridge.inbox.middleware.chain import Part
 
 HandlerFunction = Callable[..., Awaitable[None]]
 
@@ -87,7 +87,7 @@ def options(
         durable=None if durable is None else validate_durable(durable),
         ack_wait=_checked_ack_wait(ack_wait),
         schema_version=schema_version,
-        middlewares=checked_parts(middlewares),
+        middlewares=middlewares,
     )
 
 
@@ -192,7 +192,11 @@ def _faults(error: ValidationError) -> str:
 
 
 def event_handler(
-    function: HandlerFunction, patterns: tuple[str, ...], source: str | None, how: Options
+    function: HandlerFunction,
+    patterns: tuple[str, ...],
+    source: str | None,
+    how: Options,
+    resources: Collection[type] = (),
 ) -> Handler:
     """Return a handler of events; raise `RegistrationError` if it asks for what there is not."""
     name = _name_of(function)
@@ -205,7 +209,8 @@ def event_handler(
         elif hint is DeadLetter:
             raise RegistrationError(f"{name} takes a DeadLetter; register it with on_dead_letter()")
         else:
-            wants.append((parameter, dependency(name, parameter, hint, instead="Event[...], ")))
+            wanted = dependency(name, parameter, hint, instead="Event[...], ", resources=resources)
+            wants.append((parameter, wanted))
     if Event not in (kind for _, kind in wants):
         raise RegistrationError(f"{name} takes no event; give it a parameter `event: Event[...]`")
     return Handler(
@@ -218,7 +223,9 @@ def event_handler(
     )
 
 
-def letter_handler(function: HandlerFunction, source: str, how: Options) -> Handler:
+def letter_handler(
+    function: HandlerFunction, source: str, how: Options, resources: Collection[type] = ()
+) -> Handler:
     """Return a handler of dead letters, which asks for the `DeadLetter` and not for an event."""
     name = _name_of(function)
     wants: list[tuple[str, type]] = []
@@ -226,7 +233,8 @@ def letter_handler(function: HandlerFunction, source: str, how: Options) -> Hand
         if hint is DeadLetter:
             wants.append((parameter, DeadLetter))
         else:
-            wants.append((parameter, dependency(name, parameter, hint, instead="DeadLetter, ")))
+            wanted = dependency(name, parameter, hint, instead="DeadLetter, ", resources=resources)
+            wants.append((parameter, wanted))
     if DeadLetter not in (kind for _, kind in wants):
         raise RegistrationError(
             f"{name} takes no dead letter; give it a parameter `letter: DeadLetter`"

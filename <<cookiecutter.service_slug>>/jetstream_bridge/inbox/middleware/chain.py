@@ -8,7 +8,7 @@ committed with the rest.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,14 +42,14 @@ class _Link:
     module: str
 
 
-def checked_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
+def checked_parts(parts: Sequence[Part], resources: Collection[type] = ()) -> tuple[Part, ...]:
     """Return `parts`; raise `RegistrationError` for one that is neither of the two."""
     for part in parts:
         if isinstance(part, type):
             raise RegistrationError(
                 f"{part.__name__} is a class; give an object: {part.__name__}()"
             )
-        link = _link(part)
+        link = _link(part, resources)
         if link is None and not isinstance(part, Observer):
             raise RegistrationError(f"{part!r} is no middleware; {_FORM}")
         ended = getattr(part, "ended", None)
@@ -58,7 +58,7 @@ def checked_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _link(part: Part) -> _Link | None:
+def _link(part: Part, resources: Collection[type]) -> _Link | None:
     """Return how to call `part`, or None for one that only observes."""
     if not callable(part):
         return None
@@ -70,7 +70,8 @@ def _link(part: Part) -> _Link | None:
     if len(hints) < 2:
         raise RegistrationError(f"{name} takes no event and no call_next; {_FORM}")
     wants = tuple(
-        (parameter, dependency(name, parameter, hint, instead="")) for parameter, hint in hints[2:]
+        (parameter, dependency(name, parameter, hint, instead="", resources=resources))
+        for parameter, hint in hints[2:]
     )
     return _Link(function, wants, function.__module__)
 
@@ -78,7 +79,8 @@ def _link(part: Part) -> _Link | None:
 class Middlewares:
     """The global middlewares and observers of a service, and how they join a handler's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, resources: Collection[type] = ()) -> None:
+        self._resources = resources
         self._parts: tuple[Part, ...] = ()
         self._chains: dict[Handler, Chain | None] = {}
         self._observers: dict[Handler | None, tuple[Observer, ...]] = {}
@@ -90,7 +92,7 @@ class Middlewares:
         return self._parts
 
     def use(self, *parts: Part) -> None:
-        self._parts += checked_parts(parts)
+        self._parts += checked_parts(parts, self._resources)
         self._chains.clear()
         self._takes_default.clear()
         self._observers.clear()
@@ -100,9 +102,20 @@ class Middlewares:
         try:
             return self._chains[handler]
         except KeyError:
-            links = [link for part in self._of(handler) if (link := _link(part)) is not None]
-            chain = self._chains[handler] = Chain(links, handler) if links else None
+            chain = self._chains[handler] = self._made(handler)
             return chain
+
+    def _made(self, handler: Handler) -> Chain | None:
+        links = self._links(handler)
+        return Chain(links, handler) if links else None
+
+    def wants(self, handler: Handler) -> Wants:
+        """Return what `handler` and the middlewares around it ask for."""
+        return (*handler.wants, *(want for link in self._links(handler) for want in link.wants))
+
+    def _links(self, handler: Handler) -> list[_Link]:
+        found = (_link(part, self._resources) for part in self._of(handler))
+        return [link for link in found if link is not None]
 
     def limit(self, handler: Handler, default: float | None) -> float | None:
         """Return the seconds that `handler` may run; None where one of its middlewares knows."""
