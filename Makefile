@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 PACKAGE := --ignore tests/template
 PLAYWRIGHT := $(VENV)/.playwright
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # The first of these that is new enough. Another one: make setup PYTHON=/path/to/python
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -34,7 +35,7 @@ $(READY): pyproject.toml $(if $(wildcard $(BIN)/python),,missing)
 		uv pip install --quiet --python $(BIN)/python --editable .; \
 	else \
 		"$(PYTHON)" -m venv $(VENV) && \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .; \
+		$(PIP) --editable .; \
 	fi
 	@touch $@
 
@@ -59,9 +60,9 @@ test-browser: setup $(PLAYWRIGHT) ## Work at the template's console in a Chromiu
 $(PLAYWRIGHT): pyproject.toml | setup
 	@echo "Adding Playwright to $(VENV)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python --editable '.[browser]'; \
+		uv pip install --quiet --python $(BIN)/python --group browser; \
 	else \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'; \
+		$(PIP) 'pip>=25.1' && $(PIP) --group browser; \
 	fi
 	@touch $@
 

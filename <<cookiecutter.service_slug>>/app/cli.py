@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from jetstream_bridge.cli.main import make_cli, run_cli
+from jetstream_bridge.cli import make_cli, run_cli
 
-cli = make_cli(settings="app.settings:Settings", consumers="app.consumers:load_consumers")
+# By name, so that what a command does not need is not imported.
+cli = make_cli(
+    settings="app.settings:Settings",
+    consumers="app.consumers:load_consumers",
+    extensions="app.extensions:extensions",
+)
 
 if __name__ == "__main__":
     run_cli(cli)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.settings import Settings
-from jetstream_bridge.service.dev import run_dev
+from jetstream_bridge.service import run_dev
 
 if __name__ == "__main__":
     run_dev(Settings)

@@ -7,20 +7,9 @@ event of an older schema version becomes one of the next, before its handler get
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import Depends, Request
-
 from app.consumers.registry import consumers
-from jetstream_bridge import Bridge, Publisher
-from jetstream_bridge.service.database import SessionDep
+from jetstream_bridge.web import PublisherDep as EventsDep
+
+__all__ = ["EventsDep", "upcast"]
 
 upcast = consumers.upcast
-
-
-def get_publisher(request: Request, session: SessionDep) -> Publisher:
-    bridge: Bridge = request.app.state.bridge
-    return bridge.publisher(session)
-
-
-EventsDep = Annotated[Publisher, Depends(get_publisher)]

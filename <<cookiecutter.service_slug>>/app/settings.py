@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pydantic_settings import SettingsConfigDict
 
-from jetstream_bridge.service.settings import BridgeSettings
+from jetstream_bridge.service import BridgeSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 

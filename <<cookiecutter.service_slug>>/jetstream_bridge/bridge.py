@@ -25,7 +25,8 @@ from jetstream_bridge.core.delays import Backoff, RetryStrategy
 from jetstream_bridge.core.errors import BridgeError, ConfigurationError
 from jetstream_bridge.core.tasks import Tasks, happens
 from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
-from jetstream_bridge.inbox.assembly import WorkerFactory, warn_of_unused
+from jetstream_bridge.inbox.assembly import WorkerFactory, checked_resources, warn_of_unused
+from jetstream_bridge.inbox.dependencies import Resources
 from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.inbox.maintenance import InboxMaintenance
 from jetstream_bridge.inbox.outage import PendingMigrations
@@ -79,12 +80,16 @@ class Bridge:
         consumers: Consumers | None = None,
         handlers: Consumers | None = None,
         pending_migrations: PendingMigrations | None = None,
+        resources: Resources | None = None,
         make_client: ClientFactory = GuardedClient,
     ) -> None:
         """`handlers` are those of another process of the service: this one runs none of them, and
         knows which durables to look at. `pending_migrations` names what the database lacks: while
-        there is any, nothing is handled. `make_client` makes the NATS client of each connection;
-        tests put another one in."""
+        there is any, nothing is handled. `resources` are what the handlers may ask for by type
+        beside the bridge's own: all that `consumers` was told of. `make_client` makes the NATS
+        client of each connection; tests put another one in.
+
+        Raises `RegistrationError` where handlers and resources do not fit together."""
         self.config = config
         self._sessions = sessions
         self._engine = _engine_of(sessions)
@@ -132,6 +137,7 @@ class Bridge:
                 sessions=sessions,
                 publisher=self.publisher,
                 consumers=consumers,
+                resources=checked_resources(consumers, resources or {}),
                 pending=pending_migrations,
             )
             self._workers = {spec.name: factory.worker_of(spec) for spec in specs}

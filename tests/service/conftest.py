@@ -110,7 +110,7 @@ def commands(migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # For what runs below the command line; `cli` does it itself.
     define(ServiceDefinition("app.settings:Settings", "app.consumers:load_consumers"))
     monkeypatch.setattr(service_of_commands, "GuardedClient", server.client)
-    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda _settings: None)
+    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda *_: None)
     for name, value in {
         "APP_NAME": "orders",
         "DESTINATION_APP": "billing",

@@ -41,7 +41,7 @@ def move(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("app.consumers.load_consumers", lambda: consumers)
-    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda _settings: None)
+    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda *_: None)
     for name, value in {
         "APP_NAME": "orders",
         "DESTINATION_APP": "billing",

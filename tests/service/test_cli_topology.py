@@ -29,7 +29,7 @@ def service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def handle(event: Event[dict[str, object]]) -> None: ...
 
     monkeypatch.setattr("app.consumers.load_consumers", lambda: consumers)
-    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda _settings: None)
+    monkeypatch.setattr(service_of_commands, "prepare_logging", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     for name, value in {
         "APP_NAME": "orders",

@@ -75,10 +75,9 @@ def test_style_and_types_of_a_small_service(small_service: Path, mypy_cache: Pat
 
 
 def test_the_environment_of_the_repository_has_all_that_a_service_has() -> None:
-    def project(path: Path) -> dict[str, Any]:
-        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-        return found
+    def tables(path: Path) -> dict[str, Any]:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
 
-    of_a_service = project(TEMPLATE / "pyproject.toml")
-    wanted = {*of_a_service["dependencies"], *of_a_service["optional-dependencies"]["dev"]}
-    assert wanted <= {*project(ROOT / "pyproject.toml")["dependencies"]}
+    of_a_service = tables(TEMPLATE / "pyproject.toml")
+    wanted = {*of_a_service["project"]["dependencies"], *of_a_service["dependency-groups"]["dev"]}
+    assert wanted <= {*tables(ROOT / "pyproject.toml")["project"]["dependencies"]}

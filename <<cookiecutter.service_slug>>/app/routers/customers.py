@@ -18,9 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from app.events import EventsDep
 from app.models import Customer, now
 from jetstream_bridge import Publisher
-from jetstream_bridge.service.database import SessionDep
-from jetstream_bridge.service.problems import problem_responses
-from jetstream_bridge.web.strict import StrictRoute, WholeNumber
+from jetstream_bridge.web import SessionDep, StrictRoute, WholeNumber, problem_responses
 
 router = APIRouter(
     prefix="/customers",

@@ -60,11 +60,12 @@ class _Commands(TyperGroup):
             formatter.write_dl(list((COMMANDS | own).items()))
 
 
-def make_cli(*, settings: str, consumers: str) -> typer.Typer:
+def make_cli(*, settings: str, consumers: str, extensions: str | None = None) -> typer.Typer:
     """Make the commands of a service, whose code is named as `module:attribute`.
 
-    `settings` is its class of settings, `consumers` the function that loads its handlers. A
-    service adds commands of its own with `@cli.command()`.
+    `settings` is its class of settings, `consumers` the function that loads its handlers,
+    `extensions` the object that holds what it adds to its processes. A service adds commands of
+    its own with `@cli.command()`.
     """
     cli = typer.Typer(
         name="python -m app.cli",
@@ -79,7 +80,7 @@ def make_cli(*, settings: str, consumers: str) -> typer.Typer:
 
     @cli.callback()
     def hand_over() -> None:
-        define(ServiceDefinition(settings, consumers))
+        define(ServiceDefinition(settings, consumers, extensions))
 
     return cli
 

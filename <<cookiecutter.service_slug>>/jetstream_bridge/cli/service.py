@@ -13,11 +13,12 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import typer
+from structlog.typing import Processor
 
 from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.cli.definition import definition
@@ -28,10 +29,14 @@ from jetstream_bridge.core.errors import ConfigurationError, InvalidSubjectError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.session import GuardedClient
 from jetstream_bridge.service.bridge_config import bridge_config
-from jetstream_bridge.service.database import Database, open_database, sqlite_threads_ended
+from jetstream_bridge.service.database import Database, sqlite_threads_ended
+from jetstream_bridge.service.definition import ServiceDefinition
+from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.fault_lines import FAULTS, explained
 from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.operator import Operations
+from jetstream_bridge.service.resources import OpenResources
+from jetstream_bridge.service.setting_types import LogLevel
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.settings_loading import load_settings
 
@@ -54,6 +59,8 @@ class Service:
     handlers: Consumers
     limit: asyncio.Timeout
     within: float | None  # seconds from one step to the next
+    extensions: Extensions
+    resources: OpenResources
 
     async def connect(self, within: float | None = None) -> None:
         """Connect to NATS; raise `NotConnectedError` after `within` seconds, five unless given.
@@ -63,6 +70,13 @@ class Service:
         await self.bridge.connection.start()
         await self.bridge.connection.wait_connected(CONNECT_WITHIN if within is None else within)
 
+    async def open_resources(self) -> None:
+        """Open what the service's own code needs; most commands need none of it.
+
+        Raises `ResourceError`. They are closed when the command ends.
+        """
+        await self.extensions.open(self.resources)
+
     def step(self) -> None:
         """Something was done: the time limit begins anew."""
         if self.within is not None:
@@ -70,23 +84,29 @@ class Service:
 
 
 Work = Callable[[Service], Awaitable[Status]]
-LoadConsumers = Callable[[], Consumers]
 
 
 def run(
-    work: Work, *, within: float | None = ANSWER_WITHIN, progress: Progress | None = None
+    work: Work,
+    *,
+    within: float | None = ANSWER_WITHIN,
+    progress: Progress | None = None,
+    resources: bool = False,
 ) -> None:
     """Do `work`, which writes its own answer; end the command unless it returns that all is fine.
 
     It has `within` seconds from one `step` to the next; None is for work whose every question has
-    a limit of its own. `progress` says what was done when it ends before its end.
+    a limit of its own. `progress` says what was done when it ends before its end. With `resources`
+    those of the service are open in `service.resources`, by type.
     """
+    if resources:
+        work = _with_resources(work)
     code = definition()
     settings = load_settings(code.settings_class)
     prepare_logging(settings)
     try:
         with asyncio.Runner() as runner:
-            status = runner.run(_guarded(work, settings, code.load_consumers, within, progress))
+            status = runner.run(_guarded(work, settings, code, within, progress))
             with _left_within(_LEAVE_WITHIN, status):
                 runner.close()
     except KeyboardInterrupt:
@@ -96,17 +116,25 @@ def run(
         raise typer.Exit(status)
 
 
+def _with_resources(work: Work) -> Work:
+    async def prepared(service: Service) -> Status:
+        await service.open_resources()
+        return await work(service)
+
+    return prepared
+
+
 async def _guarded(
     work: Work,
     settings: BridgeSettings,
-    load_consumers: LoadConsumers,
+    code: ServiceDefinition,
     within: float | None,
     progress: Progress | None,
 ) -> Status:
     try:
         async with (
             asyncio.timeout(within) as limit,
-            _opened(settings, load_consumers(), limit, within) as service,
+            _opened(settings, code, limit, within) as service,
         ):
             return await work(service)
     except _BAD_INPUT as error:
@@ -129,16 +157,22 @@ def _too_long(within: float) -> str:
 
 @asynccontextmanager
 async def _opened(
-    settings: BridgeSettings, handlers: Consumers, limit: asyncio.Timeout, within: float | None
+    settings: BridgeSettings, code: ServiceDefinition, limit: asyncio.Timeout, within: float | None
 ) -> AsyncIterator[Service]:
-    database = open_database(settings)
+    handlers, extensions = code.load_consumers(), code.load_extensions()
+    prepare_logging(settings, extensions.log_processors)
+    database = extensions.open_database(settings)
+    resources = extensions.given(settings, database)
     bridge = Bridge(
         bridge_config(settings), database.sessions, handlers=handlers, make_client=GuardedClient
     )
     operations = Operations(bridge, database, by=f"cli, {user()}")
     try:
-        yield Service(settings, database, bridge, operations, handlers, limit, within)
+        yield Service(
+            settings, database, bridge, operations, handlers, limit, within, extensions, resources
+        )
     finally:
+        await resources.close(within=_CLOSE_WITHIN)
         bridge.acks.close()
         await bridge.connection.close(timeout=_CLOSE_WITHIN)
         closing = asyncio.create_task(_close(database))
@@ -158,12 +192,13 @@ def user() -> str:
         return f"uid {os.getuid()}"
 
 
-def prepare_logging(settings: BridgeSettings) -> None:
+def prepare_logging(settings: BridgeSettings, processors: Sequence[Processor] = ()) -> None:
     """Let the operator's own actions be told, and the rest only with LOG_LEVEL=DEBUG.
 
     What the bridge and the libraries would say of a server that is away, the command says itself.
     """
-    configure_logging("DEBUG" if settings.log_level == "DEBUG" else "CRITICAL", settings.log_format)
+    level: LogLevel = "DEBUG" if settings.log_level == "DEBUG" else "CRITICAL"
+    configure_logging(level, settings.log_format, processors)
     logging.getLogger("jetstream_bridge.service.operator").setLevel(logging.INFO)
 
 

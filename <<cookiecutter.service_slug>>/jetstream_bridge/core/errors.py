@@ -30,6 +30,7 @@
     │   ├── NotFoundError           ... because there is no such row, letter or page
     │   └── NotPossibleError        ... because of the state that it is in
     ├── RegistrationError           a handler that cannot be registered as written
+    ├── ResourceError               what a process needs beside the bridge cannot be opened
     └── HandlerError
         ├── Unrecoverable           raised by a handler: to the dead letters at once
         ├── Retry                   raised by a handler: again after a delay of its choice
@@ -199,6 +200,10 @@ class BatchStateError(PublishError):
 
 class RegistrationError(BridgeError, TypeError):
     """A handler cannot be registered as written."""
+
+
+class ResourceError(BridgeError):
+    """A resource of the service could not be opened, so its process does not start."""
 
 
 class HandlerError(BridgeError):

@@ -13,12 +13,13 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
+from jetstream_bridge.core.errors import RegistrationError
 from jetstream_bridge.core.leases import Fence, LeaseHolder
 from jetstream_bridge.inbox.batch import HandlerTransactions
 from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits
 from jetstream_bridge.inbox.dead_letter_handling import DeadLetterOutcomes
 from jetstream_bridge.inbox.dead_lettering import DeadLetterWriter
-from jetstream_bridge.inbox.dependencies import PublisherFactory
+from jetstream_bridge.inbox.dependencies import PublisherFactory, Resources
 from jetstream_bridge.inbox.durable import Durable
 from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
@@ -58,6 +59,7 @@ class WorkerFactory:
     sessions: async_sessionmaker[AsyncSession]
     publisher: PublisherFactory
     consumers: Consumers
+    resources: Resources  # what handlers may ask for by type beside the bridge's own
     pending: PendingMigrations | None  # names the migrations that the database lacks
     isolation: HandlerIsolation = field(default_factory=HandlerIsolation)
 
@@ -79,6 +81,7 @@ class WorkerFactory:
             HandlerTransactions(
                 self.sessions,
                 self.publisher,
+                resources=self.resources,
                 middlewares=consumers.middlewares,
                 inbox=inbox if config.use_inbox else None,
                 fence=fence,
@@ -144,6 +147,17 @@ class WorkerFactory:
             middlewares=self.consumers.middlewares,
             line=Replies(),
         )
+
+
+def checked_resources(consumers: Consumers, resources: Resources) -> Resources:
+    """Return the resources; raise `RegistrationError` where one that is asked for is missing."""
+    missing = [kind.__qualname__ for kind in consumers.wanted if kind not in resources]
+    if missing:
+        raise RegistrationError(
+            f"handlers or middlewares ask for {', '.join(missing)}, and no such resource is open; "
+            "give the bridge `resources`, with an object for each type"
+        )
+    return resources
 
 
 def warn_of_unused(consumers: Consumers, config: BridgeConfig) -> None:

@@ -23,7 +23,7 @@ from jetstream_bridge.events.dead_letter import event_of
 from jetstream_bridge.events.event import Event
 from jetstream_bridge.inbox.batch_sizing import LONGEST_TRANSACTION
 from jetstream_bridge.inbox.delivery import STREAM_ORDER, Delivery
-from jetstream_bridge.inbox.dependencies import PublisherFactory, Supplies
+from jetstream_bridge.inbox.dependencies import PublisherFactory, Resources, Supplies
 from jetstream_bridge.inbox.handler_watch import HandlerWatch
 from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.middleware.chain import Middlewares
@@ -62,6 +62,7 @@ class HandlerTransactions:
         sessions: async_sessionmaker[AsyncSession],
         publisher: PublisherFactory,
         *,
+        resources: Resources,
         middlewares: Middlewares,
         inbox: Inbox | None,
         fence: Fence | None,
@@ -71,6 +72,7 @@ class HandlerTransactions:
         """`limit`: seconds for one run of a handler whose registration sets no other."""
         self._sessions = sessions
         self._publisher = publisher
+        self._resources = resources
         self._middlewares = middlewares
         self._inbox = inbox
         self._fence = fence
@@ -146,7 +148,7 @@ class HandlerTransactions:
         assert handler is not None, "only events with a handler are put in a batch"
         events = [_event(handler, one) for one in portion]
         event = events[0] if handler.options.batch is None else events
-        supplies = Supplies(event, session, self._publisher)
+        supplies = Supplies(event, session, self._publisher, self._resources)
         chain = self._middlewares.chain(handler)
         with self.watch.over(delivery, self._middlewares.limit(handler, self._limit)):
             if chain is None:

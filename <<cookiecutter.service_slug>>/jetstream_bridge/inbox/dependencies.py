@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 import structlog
@@ -21,6 +21,7 @@ from jetstream_bridge.events.event import Event
 from jetstream_bridge.outbox.publisher import Publisher
 
 PublisherFactory = Callable[[AsyncSession], Publisher]
+Resources = Mapping[type, object]  # what this process has opened, by type
 Wants = tuple[tuple[str, type], ...]  # parameter name, and what to pass for it
 
 _KINDS: tuple[type, ...] = (SQLAlchemySession, Publisher, logging.Logger, BoundLogger)
@@ -46,16 +47,28 @@ def hints_of(function: Callable[..., Any], name: str) -> list[tuple[str, Any]]:
     return [(parameter.name, hints.get(parameter.name)) for parameter in parameters]
 
 
-def dependency(name: str, parameter: str, hint: Any, *, instead: str) -> type:
-    """Return what to pass for a parameter; raise `RegistrationError` if there is no such thing."""
+def dependency(
+    name: str, parameter: str, hint: Any, *, instead: str, resources: Collection[type] = ()
+) -> type:
+    """Return what to pass for a parameter; raise `RegistrationError` if there is no such thing.
+
+    `resources` are the types of what the service opens itself.
+    """
     if isinstance(hint, type):
+        if hint in resources:
+            return hint
         for kind in _KINDS:
             if issubclass(hint, kind):
                 return kind
     shown = "no type" if hint is None else f"type {hint!r}"
+    own = f", or the type of a resource: {_listed(resources)}" if resources else ""
     raise RegistrationError(
-        f"{name} has a parameter {parameter!r} of {shown}; annotate it as {instead}{_REMEDY}"
+        f"{name} has a parameter {parameter!r} of {shown}; annotate it as {instead}{_REMEDY}{own}"
     )
+
+
+def _listed(kinds: Iterable[type]) -> str:
+    return ", ".join(kind.__qualname__ for kind in kinds)
 
 
 def is_event(hint: Any) -> bool:
@@ -69,17 +82,19 @@ def is_list_of_events(hint: Any) -> bool:
 class Supplies:
     """What there is to ask for while an event, or a list of them, is handled."""
 
-    __slots__ = ("_publisher", "event", "session")
+    __slots__ = ("_publisher", "_resources", "event", "session")
 
     def __init__(
         self,
         event: Event[Any] | list[Event[Any]],
         session: AsyncSession,
         publisher: PublisherFactory,
+        resources: Resources,
     ) -> None:
         self.event: Any = event
         self.session = session
         self._publisher = publisher
+        self._resources = resources
 
     def arguments(self, wants: Iterable[tuple[str, type]], module: str) -> dict[str, object]:
         """Return the arguments for a function of `module`."""
@@ -96,7 +111,9 @@ class Supplies:
             return self.event.payload
         if kind is BoundLogger:
             return structlog.stdlib.get_logger(module).bind(**self._log_fields())
-        return logging.getLogger(module)
+        if kind is logging.Logger:
+            return logging.getLogger(module)
+        return self._resources[kind]
 
     def _log_fields(self) -> dict[str, object]:
         if isinstance(self.event, list):

@@ -7,7 +7,7 @@ honoured is refused there, with the reason.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, get_args, get_origin
@@ -111,7 +111,11 @@ def _faults(error: ValidationError) -> str:
 
 
 def event_handler(
-    function: HandlerFunction, patterns: tuple[str, ...], source: str | None, how: Options
+    function: HandlerFunction,
+    patterns: tuple[str, ...],
+    source: str | None,
+    how: Options,
+    resources: Collection[type] = (),
 ) -> Handler:
     """Return a handler of events; raise `RegistrationError` if it asks for what there is not."""
     name = _name_of(function)
@@ -127,7 +131,8 @@ def event_handler(
         elif hint is DeadLetter:
             raise RegistrationError(f"{name} takes a DeadLetter; register it with on_dead_letter()")
         else:
-            wants.append((parameter, dependency(name, parameter, hint, instead="Event[...], ")))
+            wanted = dependency(name, parameter, hint, instead="Event[...], ", resources=resources)
+            wants.append((parameter, wanted))
     _check_takes_events(name, {kind for _, kind in wants}, how.batch)
     return Handler(
         function=function,
@@ -156,7 +161,9 @@ def _check_takes_events(name: str, kinds: set[type], batch: int | None) -> None:
         raise RegistrationError(f"{name} takes a list of events and one event; keep the list")
 
 
-def letter_handler(function: HandlerFunction, source: str, how: Options) -> Handler:
+def letter_handler(
+    function: HandlerFunction, source: str, how: Options, resources: Collection[type] = ()
+) -> Handler:
     """Return a handler of dead letters, which asks for the `DeadLetter` and not for an event."""
     name = _name_of(function)
     wants: list[tuple[str, type]] = []
@@ -164,7 +171,8 @@ def letter_handler(function: HandlerFunction, source: str, how: Options) -> Hand
         if hint is DeadLetter:
             wants.append((parameter, DeadLetter))
         else:
-            wants.append((parameter, dependency(name, parameter, hint, instead="DeadLetter, ")))
+            wanted = dependency(name, parameter, hint, instead="DeadLetter, ", resources=resources)
+            wants.append((parameter, wanted))
     if DeadLetter not in (kind for _, kind in wants):
         raise RegistrationError(
             f"{name} takes no dead letter; give it a parameter `letter: DeadLetter`"

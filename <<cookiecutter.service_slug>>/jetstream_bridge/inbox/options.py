@@ -9,7 +9,7 @@ from jetstream_bridge.core.delays import RetryStrategy
 from jetstream_bridge.core.durations import seconds
 from jetstream_bridge.core.errors import ConfigurationError, RegistrationError
 from jetstream_bridge.core.subjects import validate_durable
-from jetstream_bridge.inbox.middleware.chain import Part, checked_parts
+from jetstream_bridge.inbox.middleware.chain import Part
 
 MOST_IN_A_BATCH = 1000  # events
 
@@ -78,7 +78,7 @@ def options(
         durable=None if durable is None else validate_durable(durable),
         ack_wait=_checked_ack_wait(ack_wait),
         schema_version=schema_version,
-        middlewares=checked_parts(middlewares),
+        middlewares=middlewares,
     )
 
 

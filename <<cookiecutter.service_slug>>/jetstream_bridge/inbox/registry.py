@@ -5,7 +5,7 @@ An event has one handler. What belongs to a durable is the same for all handlers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
 from jetstream_bridge.core.config import BridgeConfig
@@ -23,7 +23,7 @@ from jetstream_bridge.inbox.handlers import (
     matches,
     overlap,
 )
-from jetstream_bridge.inbox.middleware.chain import Middlewares, Part
+from jetstream_bridge.inbox.middleware.chain import Middlewares, Part, checked_parts
 from jetstream_bridge.inbox.options import checked_retry, options
 from jetstream_bridge.topology.durable_names import DEAD_LETTERS, DurableSpec, durable_spec
 
@@ -34,10 +34,17 @@ U = TypeVar("U", bound=UpcastFunction)
 class Consumers:
     """The handlers of a service, by source and event type."""
 
-    def __init__(self, *, retry: RetryStrategy | None = None) -> None:
-        """`retry` takes the place of the setting BACKOFF for every handler registered here."""
+    def __init__(
+        self, *, retry: RetryStrategy | None = None, resources: Collection[type] = ()
+    ) -> None:
+        """`retry` takes the place of the setting BACKOFF for every handler registered here.
+
+        `resources` are the types that handlers and middlewares may ask for beside the bridge's
+        own; what is passed for them is given to the bridge.
+        """
         self.retry = checked_retry(retry)
-        self.middlewares = Middlewares()
+        self.resources = tuple(resources)
+        self.middlewares = Middlewares(self.resources)
         self._upcasts = UpcasterRegistry()
         self._handlers: list[Handler] = []
         self._exact: dict[tuple[str | None, str], Handler] = {}
@@ -76,9 +83,9 @@ class Consumers:
         share: one may name them for all.
 
         The function takes what it needs by annotation: `Event[Model]` or `Event[dict]`,
-        `AsyncSession`, `Publisher`, `logging.Logger` or structlog's `BoundLogger`. Raises
-        `RegistrationError` when it asks for something else, when another handler would get some
-        of the same events, or when an option cannot be honoured.
+        `AsyncSession`, `Publisher`, `logging.Logger`, structlog's `BoundLogger`, or the type of a
+        resource. Raises `RegistrationError` when it asks for something else, when another handler
+        would get some of the same events, or when an option cannot be honoured.
         """
         patterns = checked_patterns(event_types)
         if source is not None:
@@ -94,11 +101,11 @@ class Consumers:
             durable=durable,
             ack_wait=ack_wait,
             schema_version=schema_version,
-            middlewares=tuple(middlewares),
+            middlewares=checked_parts(middlewares, self.resources),
         )
 
         def register(function: H) -> H:
-            self._add(event_handler(function, patterns, source, how))
+            self._add(event_handler(function, patterns, source, how, self.resources))
             return function
 
         return register
@@ -132,11 +139,11 @@ class Consumers:
             durable=durable,
             ack_wait=ack_wait,
             schema_version=None,
-            middlewares=tuple(middlewares),
+            middlewares=checked_parts(middlewares, self.resources),
         )
 
         def register(function: H) -> H:
-            self._add(letter_handler(function, DEAD_LETTERS, how))
+            self._add(letter_handler(function, DEAD_LETTERS, how, self.resources))
             return function
 
         return register
@@ -183,6 +190,12 @@ class Consumers:
         """The services other than the default destination that handlers listen to."""
         named = {h.source for h in self._handlers if h.source not in (None, DEAD_LETTERS)}
         return tuple(sorted(source for source in named if source is not None))
+
+    @property
+    def wanted(self) -> list[type]:
+        """The resources that a handler or a middleware asks for."""
+        wants = [want for handler in self._handlers for want in self.middlewares.wants(handler)]
+        return [kind for kind in self.resources if kind in {asked for _, asked in wants}]
 
     @property
     def on_letters(self) -> Handler | None:

@@ -7,7 +7,7 @@ that another stream owns or a right that is missing, keeps every process from be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,6 +30,18 @@ class Check:
     ok: bool
     detail: str | None = None
     needed: bool = True  # False: the process serves all the same while this fails
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A check that asks somebody, which takes time. `needed` is meant when no answer comes."""
+
+    ask: Callable[[], Awaitable[Check]]
+    needed: bool = True
+
+
+# Those of the package; a service's own have other names.
+CHECK_NAMES = frozenset({"database", "migrations", "nats", "stream", "tasks", "relay", "consumers"})
 
 
 def status_of(checks: Iterable[Check]) -> Status:

@@ -1,1 +1,37 @@
-"""What a process of a service runs on: settings, database, logs, health, start and stop."""
+"""Settings, database, logs, health and the life of a process; below is what a team imports."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jetstream_bridge.core.public_names import on_demand
+
+if TYPE_CHECKING:
+    from jetstream_bridge.service.database import Database, engine_for
+    from jetstream_bridge.service.dev import run_dev
+    from jetstream_bridge.service.extensions import Extensions
+    from jetstream_bridge.service.settings import BridgeSettings
+    from jetstream_bridge.service.start_checks import prepare_process
+
+__all__ = [
+    "BridgeSettings",
+    "Database",
+    "Extensions",
+    "engine_for",
+    "prepare_process",
+    "run_dev",
+]
+
+__getattr__ = on_demand(
+    __name__,
+    {
+        "jetstream_bridge.service.database": (
+            "Database",
+            "engine_for",
+        ),
+        "jetstream_bridge.service.dev": ("run_dev",),
+        "jetstream_bridge.service.extensions": ("Extensions",),
+        "jetstream_bridge.service.settings": ("BridgeSettings",),
+        "jetstream_bridge.service.start_checks": ("prepare_process",),
+    },
+)

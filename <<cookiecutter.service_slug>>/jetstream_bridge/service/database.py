@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from weakref import WeakSet
 
 from fastapi import Depends, Request
-from sqlalchemy import Connection, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
@@ -25,6 +26,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.commits import honest_commits
+from jetstream_bridge.core.errors import ConfigurationError
 from jetstream_bridge.service import postgres
 from jetstream_bridge.service.addresses import DatabaseAddress, parse_database_address
 from jetstream_bridge.service.postgres import Limits
@@ -43,6 +45,21 @@ _BEGIN = "sqlite_begin"
 _OWN_CONNECTIONS = 5
 
 
+def _compact_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+_OPTIONS: dict[str, Any] = {
+    "json_serializer": _compact_json,
+    "pool_size": 5,
+    "max_overflow": 0,
+    "hide_parameters": True,  # an error's text is logged, and the values may be personal
+    "pool_timeout": _POOL_TIMEOUT,
+    "pool_recycle": _RECYCLE,
+}
+_ours: WeakSet[Engine] = WeakSet()  # the engines made here
+
+
 @dataclass(frozen=True)
 class Database:
     """One pool of connections. What comes from `reading` never waits for SQLite's write lock."""
@@ -56,31 +73,49 @@ class Database:
         await self.engine.dispose()
 
 
-def open_database(settings: BridgeSettings) -> Database:
-    """Make the engine; nothing connects before the first use."""
-    # A worker runs at most WORKER_CONCURRENCY handlers at once, each in one session. The API
-    # gets as many again on top when requests pile up: with the default of 8, that is at most
-    # 13 + 8 = 21 connections for each process of the 100 that PostgreSQL allows.
-    engine = create_engine(
+def open_database(
+    settings: BridgeSettings,
+    *,
+    engine: AsyncEngine | None = None,
+    session_class: type[AsyncSession] = AsyncSession,
+) -> Database:
+    """Make what uses the engine, by default `engine_for(settings)`; nothing connects before the
+    first use. Raises `ConfigurationError` for an engine that `engine_for` did not make."""
+    engine = _checked(engine) if engine is not None else engine_for(settings)
+    reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
+    return Database(
+        engine=engine,
+        reading=reading,
+        sessions=_session_factory(engine, session_class),
+        readers=_session_factory(reading, session_class),
+    )
+
+
+def engine_for(settings: BridgeSettings, **changes: Any) -> AsyncEngine:
+    """Make the engine that the settings ask for; `changes` are for SQLAlchemy's
+    `create_async_engine`, like `pool_size=30` or `echo=True`, and win."""
+    return create_engine(
         settings.database_url.get_secret_value(),
         folder=settings.root,
         application_name=settings.app_name,
-        pool_size=settings.worker_concurrency + _OWN_CONNECTIONS,
-        max_overflow=settings.worker_concurrency,
         pooled=settings.database_is_pooled,
         limits=Limits(
             statement=settings.database_statement_timeout,
             lock=settings.database_lock_timeout,
             idle_transaction=settings.database_idle_timeout,
         ),
+        **_pool_for(settings) | changes,
     )
-    reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
-    return Database(
-        engine=engine,
-        reading=reading,
-        sessions=_session_factory(engine),
-        readers=_session_factory(reading),
-    )
+
+
+def _pool_for(settings: BridgeSettings) -> dict[str, Any]:
+    # A worker runs at most WORKER_CONCURRENCY handlers at once, each in one session. The API
+    # gets as many again on top when requests pile up: with the default of 8, that is at most
+    # 13 + 8 = 21 connections for each process of the 100 that PostgreSQL allows.
+    return {
+        "pool_size": settings.worker_concurrency + _OWN_CONNECTIONS,
+        "max_overflow": settings.worker_concurrency,
+    }
 
 
 def create_engine(
@@ -88,36 +123,42 @@ def create_engine(
     *,
     folder: Path = Path(),
     application_name: str | None = None,
-    pool_size: int = 5,
-    max_overflow: int = 0,
     foreign_keys: bool = True,
     pooled: bool = False,
     limits: Limits | None = None,
+    connect_args: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncEngine:
     """Make an engine for `address`.
 
     A relative path of an SQLite file is below `folder`. `foreign_keys=False` is for migrations
     that rebuild a table. `pooled`: a pooler in transaction mode stands between; the address may
-    say so too. Without `limits` a statement may take as long as it takes.
+    say so too. Without `limits` a statement may take as long as it takes. `connect_args` go to the
+    driver beside our own, `options` to `create_async_engine`.
     """
     parsed = parse_database_address(address)
     url = _below(folder, parsed.url)
     on_postgres, pooled = url.get_backend_name() != "sqlite", pooled or parsed.parameters.pooled
+    own = _connect_args(parsed, application_name, limits, pooled) if on_postgres else {}
     engine = create_async_engine(
-        url,
-        json_serializer=_compact_json,
-        pool_size=pool_size,
-        max_overflow=max_overflow,
-        hide_parameters=True,  # an error's text is logged, and the values may be personal
-        pool_timeout=_POOL_TIMEOUT,
-        pool_recycle=_RECYCLE,
-        connect_args=_connect_args(parsed, application_name, limits, pooled) if on_postgres else {},
+        url, connect_args=own | dict(connect_args or {}), **_OPTIONS | options
     )
     honest_commits(engine)
     if on_postgres:
         postgres.watch(engine, limits=limits, pooled=pooled)
     else:
         _prepare_sqlite(engine, foreign_keys=foreign_keys)
+    _ours.add(engine.sync_engine)
+    return engine
+
+
+def _checked(engine: AsyncEngine) -> AsyncEngine:
+    """Another one begins and ends transactions otherwise, and breaks what the outbox promises."""
+    if engine.sync_engine not in _ours:
+        raise ConfigurationError(
+            f"the engine {engine.url!r} was not made by engine_for(settings); use that: it takes "
+            "every option of SQLAlchemy's create_async_engine"
+        )
     return engine
 
 
@@ -148,10 +189,12 @@ async def get_session(request: Request) -> AsyncIterator[AsyncSession]:
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 
 
-def _session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+def _session_factory(
+    engine: AsyncEngine, session_class: type[AsyncSession]
+) -> async_sessionmaker[AsyncSession]:
     return async_sessionmaker(
         engine,
-        class_=AsyncSession,
+        class_=session_class,
         expire_on_commit=False,  # the answer is made from what was committed
         close_resets_only=False,  # nobody commits what is written into a request's session later
     )
@@ -172,10 +215,6 @@ def _connect_args(
     settings = name | given.server_settings
     own = postgres.connect_args(limits=limits, pooled=pooled, server_settings=settings)
     return own | given.arguments
-
-
-def _compact_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def _prepare_sqlite(engine: AsyncEngine, *, foreign_keys: bool) -> None:

@@ -7,19 +7,18 @@ is reported as failed, and is not asked again before it has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.database_probe import described, write_problem
-from jetstream_bridge.operations.readiness import Check
+from jetstream_bridge.operations.readiness import Check, Probe
 from jetstream_bridge.service.database import Database
 
 _ANSWER_WITHIN = 1.5  # seconds; probes give up after 2
 _GIVE_UP_AFTER = 5.0  # seconds, so that a check that hangs is asked again after a repair
 _CLOSE_WITHIN = 2.0  # seconds; a driver takes its time to give up a connection that hangs
-
-Question = Callable[[], Awaitable[str | None]]  # None: all is well; else what is not
 
 
 class Health:
@@ -30,15 +29,19 @@ class Health:
         database: Database,
         bridge: Bridge,
         pending_migrations: Callable[[], Awaitable[list[str]]],
+        own: Mapping[str, Probe] | None = None,
     ) -> None:
+        """`own` are the service's checks beside the package's."""
         self._database = database
         self._bridge = bridge
         self._pending_migrations = pending_migrations
-        self._questions: dict[str, Question] = {
-            "database": self._ask_database,
-            "migrations": self._ask_migrations,
+        self._own = dict(own or {})
+        self._probes = {
+            "database": Probe(self._ask_database),
+            "migrations": Probe(self._ask_migrations),
+            **self._own,
         }
-        self._asked: dict[str, asyncio.Task[str | None]] = {}
+        self._asked: dict[str, asyncio.Task[Check]] = {}
         self._answers: dict[str, Check] | None = None
         self._answered_at = 0.0
 
@@ -47,13 +50,22 @@ class Health:
         return self._bridge.failures()
 
     async def checks(self, *, max_age: float = 0.0) -> dict[str, Check]:
-        """Every check of readiness by its name; what the database said may be `max_age` s old."""
+        """Every check of readiness by its name; what had to be asked may be `max_age` s old."""
+        return await self._answered(max_age) | self._bridge.checks()
+
+    async def own_checks(self, *, max_age: float = 0.0) -> dict[str, Check]:
+        """The service's own checks of readiness; an answer may be `max_age` seconds old."""
+        answers = await self._answered(max_age) if self._own else {}
+        return {name: answers[name] for name in self._own}
+
+    async def _answered(self, max_age: float) -> dict[str, Check]:
         if self._answers is None or loop_time() - self._answered_at > max_age:
-            tasks = {name: self._ask(name) for name in self._questions}
+            tasks = {name: self._ask(name) for name in self._probes}
             await asyncio.wait(tasks.values(), timeout=_ANSWER_WITHIN)
-            self._answers = {name: _outcome(task) for name, task in tasks.items()}
+            needed = {name: probe.needed for name, probe in self._probes.items()}
+            self._answers = {name: _outcome(task, needed[name]) for name, task in tasks.items()}
             self._answered_at = loop_time()
-        return self._answers | self._bridge.checks()
+        return self._answers
 
     async def close(self) -> None:
         """Give up what is still being asked."""
@@ -63,35 +75,36 @@ class Health:
         if asked:
             await asyncio.wait(asked, timeout=_CLOSE_WITHIN)
 
-    def _ask(self, name: str) -> asyncio.Task[str | None]:
+    def _ask(self, name: str) -> asyncio.Task[Check]:
         task = self._asked.get(name)
         if task is None or task.done():
-            task = self._asked[name] = asyncio.create_task(_bounded(self._questions[name]))
+            task = self._asked[name] = asyncio.create_task(_bounded(self._probes[name]))
         return task
 
-    async def _ask_database(self) -> str | None:
+    async def _ask_database(self) -> Check:
         """Whether it takes a write: one that only answers is of no use to any process."""
-        return await write_problem(
+        problem = await write_problem(
             self._database.engine, limit=_GIVE_UP_AFTER, tables_may_lack=True
         )
+        return Check(ok=problem is None, detail=problem)
 
-    async def _ask_migrations(self) -> str | None:
+    async def _ask_migrations(self) -> Check:
         pending = await self._pending_migrations()
         if not pending:
-            return None
-        return f"not applied: {', '.join(pending)}; run: alembic upgrade heads"
+            return Check(ok=True)
+        missing = ", ".join(pending)
+        return Check(ok=False, detail=f"not applied: {missing}; run: alembic upgrade heads")
 
 
-async def _bounded(question: Question) -> str | None:
+async def _bounded(probe: Probe) -> Check:
     try:
         async with asyncio.timeout(_GIVE_UP_AFTER):
-            return await question()
+            return await probe.ask()
     except Exception as error:  # whatever it is, the answer is "not ready", and why
-        return described(error)
+        return Check(ok=False, detail=described(error))
 
 
-def _outcome(task: asyncio.Task[str | None]) -> Check:
+def _outcome(task: asyncio.Task[Check], needed: bool) -> Check:
     if not task.done():
-        return Check(ok=False, detail=f"no answer within {_ANSWER_WITHIN:g} s")
-    detail = task.result()
-    return Check(ok=detail is None, detail=detail)
+        return Check(ok=False, detail=f"no answer within {_ANSWER_WITHIN:g} s", needed=needed)
+    return replace(task.result(), needed=needed)

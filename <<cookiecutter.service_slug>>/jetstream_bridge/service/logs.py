@@ -11,6 +11,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 import structlog
@@ -24,12 +25,19 @@ _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 _CHATTY = ("alembic", "aiosqlite")
 
 
-def configure_logging(level: LogLevel = "INFO", log_format: LogFormat | None = None) -> None:
-    """Send all logging through one handler; without a format, the terminal decides."""
+def configure_logging(
+    level: LogLevel = "INFO",
+    log_format: LogFormat | None = None,
+    processors: Sequence[Processor] = (),
+) -> None:
+    """Send all logging through one handler; without a format, the terminal decides.
+
+    `processors` see each line last before it is written, whoever logged it, as structlog's do.
+    """
     chosen = log_format or ("console" if sys.stderr.isatty() else "json")
     _leave_out_what_no_line_shows()
     root = logging.getLogger()
-    root.handlers = [log_handler(sys.stderr, chosen)]
+    root.handlers = [log_handler(sys.stderr, chosen, processors)]
     root.setLevel(level)
     _reroute_uvicorn()
     for name in _CHATTY:
@@ -47,15 +55,20 @@ def configure_logging(level: LogLevel = "INFO", log_format: LogFormat | None = N
     )
 
 
-def log_handler(stream: TextIO, log_format: LogFormat) -> logging.Handler:
+def log_handler(
+    stream: TextIO, log_format: LogFormat, processors: Sequence[Processor] = ()
+) -> logging.Handler:
     """Return what writes records to `stream`, a line for each."""
-    form = structlog.stdlib.ProcessorFormatter if log_format == "console" else _JsonLines
+    # The quick way to JSON leads past processors.
+    quick = log_format != "console" and not processors
+    form = _JsonLines if quick else structlog.stdlib.ProcessorFormatter
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         form(
             foreign_pre_chain=_shared_processors(),
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *processors,
                 *_rendering(log_format, colours=stream.isatty()),
             ],
         )

@@ -8,7 +8,7 @@ a handler that blocks the loop blocks every time limit in it too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,15 +17,18 @@ import structlog
 from fastapi import FastAPI
 
 from jetstream_bridge.bridge import Bridge
+from jetstream_bridge.inbox.dependencies import Resources
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.session import ClientFactory, GuardedClient
 from jetstream_bridge.operations.queue_metrics import QueueMetrics
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.configuration_warnings import configuration_warnings
-from jetstream_bridge.service.database import Database, open_database
+from jetstream_bridge.service.database import Database
+from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.health import Health
 from jetstream_bridge.service.jetstream_health import JetStreamHealth
 from jetstream_bridge.service.ready_metrics import ReadyMetrics
+from jetstream_bridge.service.resources import OpenResources
 from jetstream_bridge.service.schema import pending_migrations
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.shutdown import Shutdown
@@ -47,6 +50,7 @@ class Runtime:
     jetstream: JetStreamHealth
     queues: QueueMetrics
     readiness: ReadyMetrics
+    resources: Resources
 
     def attach(self, app: FastAPI) -> None:
         """Hand the parts to `app`, whose routes and dependencies take them from its state."""
@@ -57,6 +61,13 @@ class Runtime:
         app.state.jetstream = self.jetstream
         app.state.queues = self.queues
         app.state.readiness = self.readiness
+        app.state.resources = self.resources
+
+    async def stop(self, grace: float) -> None:
+        """Stop the bridge within `grace` seconds and a few, and give up what is still asked."""
+        await asyncio.gather(
+            self.bridge.stop(grace=grace), self.health.close(), self.queues.close()
+        )
 
 
 @asynccontextmanager
@@ -68,39 +79,70 @@ async def running(
     handlers: Consumers | None = None,
     make_client: ClientFactory = GuardedClient,
     shutdown: Shutdown | None = None,
+    extensions: Extensions | None = None,
 ) -> AsyncIterator[Runtime]:
     """Run the bridge with what this process is for: relaying, consuming, or neither.
 
     `shutdown` knows since when the process is to stop. `handlers` are those that another process
-    runs: this one looks at how far behind they are.
+    runs: this one looks at how far behind they are. The resources of `extensions` are open before
+    the bridge starts and until it has stopped. Raises `ResourceError` when one cannot be opened.
     """
     for warning in configuration_warnings(settings):
         _log.warning(warning)
-    database = open_database(settings)
-    pending = partial(pending_migrations, settings.root, database.reading)
-    bridge = Bridge(
-        bridge_config(settings),
-        database.sessions,
-        relay=relay,
-        consumers=consumers,
-        handlers=handlers,
-        pending_migrations=pending,
-        make_client=make_client,
-    )
-    health = Health(database, bridge, pending)
-    jetstream = JetStreamHealth(bridge, settings)
-    queues = QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters)
-    readiness = ReadyMetrics(health, settings)
+    extensions = extensions or Extensions()
     shutdown = shutdown or Shutdown(settings.shutdown_grace)
-    shutdown.running = bridge.running
-    await bridge.__aenter__()
+    database = extensions.open_database(settings)
+    resources = extensions.given(settings, database)
+    runtime: Runtime | None = None
     try:
-        yield Runtime(settings, database, bridge, health, jetstream, queues, readiness)
+        with shutdown.cancelling():
+            await extensions.open(resources)
+        bridge = Bridge(
+            bridge_config(settings),
+            database.sessions,
+            relay=relay,
+            consumers=consumers,
+            handlers=handlers,
+            pending_migrations=_pending(settings, database),
+            resources=resources,
+            make_client=make_client,
+        )
+        runtime = _runtime(settings, database, bridge, resources, extensions)
+        shutdown.running = bridge.running
+        await bridge.__aenter__()
+        yield runtime
     finally:
         with shutdown.bounded():
-            await asyncio.gather(bridge.stop(grace=shutdown.left), health.close(), queues.close())
+            if runtime is not None:
+                await runtime.stop(shutdown.left)
+            await resources.close()
             await _close(database)
             await flush_spans()
+
+
+def _pending(settings: BridgeSettings, database: Database) -> Callable[[], Awaitable[list[str]]]:
+    return partial(pending_migrations, settings.root, database.reading)
+
+
+def _runtime(
+    settings: BridgeSettings,
+    database: Database,
+    bridge: Bridge,
+    resources: OpenResources,
+    extensions: Extensions,
+) -> Runtime:
+    pending = _pending(settings, database)
+    health = Health(database, bridge, pending, own=extensions.probes(resources))
+    return Runtime(
+        settings=settings,
+        database=database,
+        bridge=bridge,
+        health=health,
+        jetstream=JetStreamHealth(bridge, settings),
+        queues=QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters),
+        readiness=ReadyMetrics(health, settings),
+        resources=resources,
+    )
 
 
 async def _close(database: Database) -> None:

@@ -7,6 +7,7 @@ than the grace and a few seconds. A process that stopped in order is gone before
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import math
 import os
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -45,6 +47,7 @@ class Shutdown:
         self._gate = threading.Lock()
         self._gate.acquire()
         self._watchdog: threading.Thread | None = None
+        self._on_ask: Callable[[], object] | None = None
 
     @property
     def asked(self) -> bool:
@@ -69,6 +72,19 @@ class Shutdown:
         if self._asked_at is None:
             self._asked_at = time.monotonic()
             self._gate.release()
+            if self._on_ask is not None:
+                self._on_ask()
+
+    @contextmanager
+    def cancelling(self) -> Iterator[None]:
+        """Cancel the body, which waits for others while nothing runs yet, when a signal comes."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._on_ask = partial(loop.call_soon_threadsafe, task.cancel)
+        try:
+            yield
+        finally:
+            self._on_ask = None
 
     @contextmanager
     def bounded(self) -> Iterator[None]:

@@ -12,8 +12,11 @@ from jetstream_bridge.core.errors import ConfigurationError, RegistrationError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.options import NatsOptions
 from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.extensions import Extensions
+from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.settings_loading import exit_with, load_settings
+from jetstream_bridge.service.telemetry import configure_tracing
 
 _Service = TypeVar("_Service", bound=BridgeSettings)
 LoadConsumers = Callable[[], Consumers]
@@ -24,6 +27,20 @@ def checked_settings(cls: type[_Service], load_consumers: LoadConsumers) -> _Ser
     settings = load_settings(cls)
     if found := faults(settings, load_consumers):
         exit_with(found)
+    return settings
+
+
+def prepare_process(
+    cls: type[_Service], load_consumers: LoadConsumers, extensions: Extensions | None = None
+) -> _Service:
+    """Return the settings of the process that starts now, with its log and its tracing set up.
+
+    Ends it with status 2, and a line for each fault, where it cannot start.
+    """
+    settings = checked_settings(cls, load_consumers)
+    processors = extensions.log_processors if extensions is not None else ()
+    configure_logging(settings.log_level, settings.log_format, processors)
+    configure_tracing(settings)
     return settings
 
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import pkgutil
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,10 +29,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge import Bridge, Consumers
 from jetstream_bridge.service.bridge_config import bridge_config
-from jetstream_bridge.service.database import Database, open_database
+from jetstream_bridge.service.database import Database
+from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.schema import migrate
 from jetstream_bridge.service.settings import BridgeSettings
-from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.testing.apps import client_of, make_app
 from jetstream_bridge.testing.clock import VirtualClock
 from jetstream_bridge.testing.deliver import Deliver
@@ -43,8 +41,24 @@ from jetstream_bridge.testing.published import Published
 from jetstream_bridge.testing.real import RealClock, real_server
 from jetstream_bridge.testing.server import MockServer
 from jetstream_bridge.testing.servers import NatsServer
+from jetstream_bridge.testing.service_code import (
+    ADMIN_TOKEN,
+    ServiceCode,
+    base_settings,
+    extensions,
+    service_code,
+    service_values,
+)
 
-ADMIN_TOKEN = "a-token-of-enough-length"
+__all__ = [
+    "ADMIN_TOKEN",
+    "ServiceCode",
+    "base_settings",
+    "extensions",
+    "service_code",
+    "service_values",
+]
+
 _WITHIN = 10.0  # seconds on the test's clock for what comes by itself
 _PAUSE = 0.02
 
@@ -66,53 +80,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if item.get_closest_marker("mock") is not None]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-# --- the service
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceCode:
-    """Where a service's code is; each name is `module:attribute`."""
-
-    settings: str = "app.settings:Settings"
-    consumers: str = "app.consumers:load_consumers"
-    app: str = "app.main:create_app"
-
-
-@pytest.fixture(scope="session")
-def service_code() -> ServiceCode:
-    """Where the code under test is."""
-    return ServiceCode()
-
-
-@pytest.fixture(scope="session")
-def service_values() -> dict[str, Any]:
-    """Settings of the service under test beside those of `service.toml`."""
-    return {}
-
-
-@pytest.fixture(scope="session")
-def base_settings(service_code: ServiceCode, service_values: dict[str, Any]) -> BridgeSettings:
-    """The service's settings, read once: without `.env`, and without what this machine sets."""
-    cls: type[BridgeSettings] = pkgutil.resolve_name(service_code.settings)
-    values: dict[str, Any] = {
-        "nats_env": "test",
-        "database_url": "sqlite+aiosqlite:///unused.sqlite3",
-        "nats_urls": MockServer().url,
-        "admin_token": ADMIN_TOKEN,
-    }
-    with _without_settings(cls):
-        return read_settings(cls, **values | service_values, _env_file=None)
-
-
-@contextmanager
-def _without_settings(cls: type[BridgeSettings]) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.lower() in cls.model_fields:
-                patch.delenv(name)
-        yield
 
 
 # --- servers
@@ -205,9 +172,11 @@ def service_settings(
 
 
 @pytest.fixture
-async def database(service_settings: BridgeSettings) -> AsyncIterator[Database]:
+async def database(
+    service_settings: BridgeSettings, extensions: Extensions
+) -> AsyncIterator[Database]:
     """The service's database, empty."""
-    database = open_database(service_settings)
+    database = extensions.open_database(service_settings)
     yield database
     await database.close()
 
@@ -232,22 +201,28 @@ async def bridge(
     database: Database,
     mock_nats: MockServer,
     consumers: Consumers,
+    extensions: Extensions,
 ) -> AsyncIterator[Bridge]:
     """The service's bridge, running its relay and its handlers."""
-    bridge = Bridge(
-        bridge_config(service_settings),
-        database.sessions,
-        relay=True,
-        consumers=consumers,
-        make_client=mock_nats.client,
-    )
-    async with bridge:
-        yield bridge
+    async with extensions.opened(service_settings, database) as resources:
+        bridge = Bridge(
+            bridge_config(service_settings),
+            database.sessions,
+            relay=True,
+            consumers=consumers,
+            resources=resources,
+            make_client=mock_nats.client,
+        )
+        async with bridge:
+            yield bridge
 
 
 @pytest.fixture
 async def running_app(
-    service_code: ServiceCode, service_settings: BridgeSettings, mock_nats: MockServer
+    service_code: ServiceCode,
+    service_settings: BridgeSettings,
+    mock_nats: MockServer,
+    extensions: Extensions,
 ) -> AsyncIterator[FastAPI]:
     """The service's API; its lifespan, which runs the relay, is under way."""
     create_app = pkgutil.resolve_name(service_code.app)
@@ -301,6 +276,7 @@ async def peer(
     new_database: Callable[[], str],
     mock_nats: MockServer,
     consumers: Consumers,
+    extensions: Extensions,
 ) -> AsyncIterator[Database]:
     """The database of the service at the other end, which runs the same handlers meanwhile."""
     settings = service_settings.model_copy(
@@ -310,9 +286,17 @@ async def peer(
             "database_url": SecretStr(new_database()),
         }
     )
-    database = open_database(settings)
-    config, make_client = bridge_config(settings), mock_nats.client
-    async with Bridge(config, database.sessions, consumers=consumers, make_client=make_client):
+    database = extensions.open_database(settings)
+    async with (
+        extensions.opened(settings, database) as resources,
+        Bridge(
+            bridge_config(settings),
+            database.sessions,
+            consumers=consumers,
+            resources=resources,
+            make_client=mock_nats.client,
+        ),
+    ):
         yield database
     await database.close()
 

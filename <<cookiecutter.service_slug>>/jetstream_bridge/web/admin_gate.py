@@ -3,8 +3,8 @@
 The gate stands before routing, so that not even a body is read, and an unknown path tells no
 more than a known one. The token is compared in constant time.
 
-The console's pages are the exception: its `Door` asks for a session there, and a session opens
-nothing else.
+The console's pages are the exception, where there is a console: `ConsoleLogin` asks for a session
+there, and a session opens nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jetstream_bridge.service.problems import problem
-from jetstream_bridge.web.console.auth import Door, closed_page, wants_page
+from jetstream_bridge.web.console.auth import closed_page, login_of, wants_page
 from jetstream_bridge.web.console.urls import path_of
 
 PREFIX = "/admin"
@@ -28,9 +28,8 @@ _PASSED = "jetstream_bridge.web.admin_gate.passed"  # in the scope of a request 
 class AdminGate:
     """Lets requests under `/admin` pass that carry `Authorization: Bearer <ADMIN_TOKEN>`."""
 
-    def __init__(self, app: ASGIApp, *, token: SecretStr | None, door: Door | None = None) -> None:
+    def __init__(self, app: ASGIApp, *, token: SecretStr | None) -> None:
         self._app = app
-        self._door = door
         self._token = token.get_secret_value().encode() if token is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,8 +39,8 @@ class AdminGate:
             detail = "Administration is switched off; set ADMIN_TOKEN to switch it on."
             answer = closed_page() if wants_page(scope) else problem(403, detail)
             await answer(scope, receive, send)
-        elif self._door is not None and self._door.is_here(scope):
-            await (self._door.answer(scope) or self._app)(scope, receive, send)
+        elif (login := login_of(scope)) is not None and login.covers(scope):
+            await (login.answer(scope) or self._app)(scope, receive, send)
         elif not self._is_right(Headers(scope=scope).get("authorization", "")):
             answer = problem(
                 401,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
@@ -12,9 +13,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from jetstream_bridge.operations.readiness import Status, status_of
+from jetstream_bridge.operations.readiness import Check, Status, status_of
 from jetstream_bridge.service.health import Health
-from jetstream_bridge.service.jetstream_health import JetStreamHealth, JetStreamReport, TooSoon
+from jetstream_bridge.service.jetstream_health import (
+    KEPT,
+    JetStreamHealth,
+    JetStreamReport,
+    TooSoon,
+)
 from jetstream_bridge.service.problems import problem, problem_responses
 
 router = APIRouter(tags=["health"])
@@ -66,6 +72,7 @@ class JetStreamView(BaseModel):
     performance: PerformanceView
     config: dict[str, str | bool]
     version: str
+    checks: dict[str, CheckView]
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -104,18 +111,25 @@ async def readyz(request: Request) -> Response:
     responses={503: {"model": JetStreamView}, **problem_responses(429)},
 )
 async def jetstream(request: Request, skip_cache: bool = False) -> Response:
-    """How this process sees JetStream. Kept for 30 s; `skip_cache` asks anew, once in 5 s."""
+    """How this process sees JetStream, and the service's own checks.
+
+    Kept for 30 s; `skip_cache` asks anew, once in 5 s.
+    """
     health: JetStreamHealth = request.app.state.jetstream
     try:
         report = await health.report(anew=skip_cache)
     except TooSoon as error:
         return problem(429, str(error), headers={"Retry-After": str(error.retry_after)})
-    view = _view(report, health)
+    own: Health = request.app.state.health
+    checks = await own.own_checks(max_age=0.0 if skip_cache else KEPT)
+    view = _view(report, health, checks)
     status = 200 if report.healthy else 503
     return JSONResponse(view.model_dump(mode="json"), status_code=status)
 
 
-def _view(report: JetStreamReport, health: JetStreamHealth) -> JetStreamView:
+def _view(
+    report: JetStreamReport, health: JetStreamHealth, checks: Mapping[str, Check]
+) -> JetStreamView:
     return JetStreamView(
         healthy=report.healthy,
         connection=ConnectionView(
@@ -136,4 +150,7 @@ def _view(report: JetStreamReport, health: JetStreamHealth) -> JetStreamView:
         ),
         config=health.config,
         version=health.version,
+        checks={
+            name: CheckView(ok=check.ok, detail=check.detail) for name, check in checks.items()
+        },
     )

@@ -18,15 +18,16 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from jetstream_bridge.core.errors import ResourceError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.service import problems, telemetry
 from jetstream_bridge.service.collector import spare_collector
-from jetstream_bridge.service.logs import configure_logging
+from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.settings_loading import exit_with
 from jetstream_bridge.service.shutdown import Shutdown, on_signals
-from jetstream_bridge.service.start_checks import LoadConsumers, checked_settings
+from jetstream_bridge.service.start_checks import LoadConsumers, prepare_process
 from jetstream_bridge.web import health, metrics
 
 _CLOSE_PROBES = 2.0  # seconds
@@ -34,19 +35,33 @@ _CLOSE_PROBES = 2.0  # seconds
 _log = structlog.get_logger("app.worker")  # not __main__, as which it runs
 
 
-def run_worker(cls: type[BridgeSettings], load_consumers: LoadConsumers) -> None:
-    """Consume until a signal comes; ends this process where it cannot start."""
-    settings = checked_settings(cls, load_consumers)
-    configure_logging(settings.log_level, settings.log_format)
-    telemetry.configure_tracing(settings)
+def run_worker(
+    cls: type[BridgeSettings],
+    load_consumers: LoadConsumers,
+    extensions: Extensions | None = None,
+) -> None:
+    """Consume until a signal comes; ends this process where it cannot start.
+
+    Status 2 for a bad setting or handler, 1 for a resource of `extensions` that does not open.
+    """
+    settings = prepare_process(cls, load_consumers, extensions)
     listener = _listen(settings.worker_port)
     consumers = load_consumers()
     spare_collector()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        runner.run(work(settings, consumers, listener))
+        try:
+            runner.run(work(settings, consumers, listener, extensions))
+        except ResourceError as error:
+            _log.critical("worker cannot start", error=str(error))
+            raise SystemExit(1) from None
 
 
-async def work(settings: BridgeSettings, consumers: Consumers, listener: socket.socket) -> None:
+async def work(
+    settings: BridgeSettings,
+    consumers: Consumers,
+    listener: socket.socket,
+    extensions: Extensions | None = None,
+) -> None:
     """Consume until a signal comes; the probes answer on `listener`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     shutdown = Shutdown(settings.shutdown_grace)
@@ -56,15 +71,27 @@ async def work(settings: BridgeSettings, consumers: Consumers, listener: socket.
         shutdown.ask()
         loop.call_soon_threadsafe(stop.set)
 
-    with on_signals(ask_to_stop):
+    with on_signals(ask_to_stop), _quietly_cancelled(shutdown):
         async with (
-            running(settings, consumers=consumers, shutdown=shutdown) as runtime,
+            running(
+                settings, consumers=consumers, shutdown=shutdown, extensions=extensions
+            ) as runtime,
             _probes(runtime, listener),
         ):
             _log.info("worker started", port=settings.worker_port)
             await stop.wait()
             _log.info("worker stopping", grace=settings.shutdown_grace)
     _log.info("worker stopped")
+
+
+@contextlib.contextmanager
+def _quietly_cancelled(shutdown: Shutdown) -> Iterator[None]:
+    """A signal while resources are being opened is no fault."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not shutdown.asked:
+            raise
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

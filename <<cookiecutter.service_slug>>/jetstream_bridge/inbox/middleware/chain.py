@@ -8,7 +8,7 @@ committed with the rest.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,14 +50,14 @@ class _Link:
     module: str
 
 
-def checked_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
+def checked_parts(parts: Sequence[Part], resources: Collection[type] = ()) -> tuple[Part, ...]:
     """Return `parts`; raise `RegistrationError` for one that is neither of the two."""
     for part in parts:
         if isinstance(part, type):
             raise RegistrationError(
                 f"{part.__name__} is a class; give an object: {part.__name__}()"
             )
-        link = _link(part)
+        link = _link(part, resources)
         if link is None and not isinstance(part, Observer):
             raise RegistrationError(f"{part!r} is no middleware; {_FORM}")
         ended = getattr(part, "ended", None)
@@ -66,21 +66,23 @@ def checked_parts(parts: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def _link(part: Part) -> _Link | None:
+def _link(part: Part, resources: Collection[type]) -> _Link | None:
     """Return how to call `part`, or None for one that only observes."""
     if not callable(part):
         return None
     function: Middleware = part if inspect.isroutine(part) else type(part).__call__.__get__(part)
-    return _checked_link(function, repr(part), _FORM)
+    return _checked_link(function, repr(part), _FORM, resources)
 
 
-def _batch_link(part: Part) -> _Link | None:
+def _batch_link(part: Part, resources: Collection[type]) -> _Link | None:
     """Return how to call `part` around a list of events, or None for one that cannot."""
     function: Middleware | None = getattr(part, "on_batch", None)
-    return None if function is None else _checked_link(function, repr(part), _BATCH_FORM)
+    if function is None:
+        return None
+    return _checked_link(function, repr(part), _BATCH_FORM, resources)
 
 
-def _checked_link(function: Middleware, part: str, form: str) -> _Link:
+def _checked_link(function: Middleware, part: str, form: str, resources: Collection[type]) -> _Link:
     name = getattr(function, "__qualname__", part)
     if not inspect.iscoroutinefunction(function):
         raise RegistrationError(f"{name} is not a coroutine function; {form}")
@@ -88,7 +90,8 @@ def _checked_link(function: Middleware, part: str, form: str) -> _Link:
     if len(hints) < 2:
         raise RegistrationError(f"{name} takes no event and no call_next; {form}")
     wants = tuple(
-        (parameter, dependency(name, parameter, hint, instead="")) for parameter, hint in hints[2:]
+        (parameter, dependency(name, parameter, hint, instead="", resources=resources))
+        for parameter, hint in hints[2:]
     )
     return _Link(function, wants, function.__module__)
 
@@ -96,7 +99,8 @@ def _checked_link(function: Middleware, part: str, form: str) -> _Link:
 class Middlewares:
     """The global middlewares and observers of a service, and how they join a handler's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, resources: Collection[type] = ()) -> None:
+        self._resources = resources
         self._parts: tuple[Part, ...] = ()
         self._chains: dict[Handler, Chain | None] = {}
         self._observers: dict[Handler | None, tuple[Observer, ...]] = {}
@@ -108,7 +112,7 @@ class Middlewares:
         return self._parts
 
     def use(self, *parts: Part) -> None:
-        self._parts += checked_parts(parts)
+        self._parts += checked_parts(parts, self._resources)
         self._chains.clear()
         self._takes_default.clear()
         self._observers.clear()
@@ -118,17 +122,28 @@ class Middlewares:
         try:
             return self._chains[handler]
         except KeyError:
-            link_of = _batch_link if handler.options.batch else _link
-            links = [link for part in self._of(handler) if (link := link_of(part)) is not None]
-            chain = self._chains[handler] = Chain(links, handler) if links else None
+            chain = self._chains[handler] = self._made(handler)
             return chain
+
+    def _made(self, handler: Handler) -> Chain | None:
+        links = self._links(handler)
+        return Chain(links, handler) if links else None
+
+    def wants(self, handler: Handler) -> Wants:
+        """Return what `handler` and the middlewares around it ask for."""
+        return (*handler.wants, *(want for link in self._links(handler) for want in link.wants))
+
+    def _links(self, handler: Handler) -> list[_Link]:
+        link_of = _batch_link if handler.options.batch else _link
+        found = (link_of(part, self._resources) for part in self._of(handler))
+        return [link for link in found if link is not None]
 
     def check(self, handler: Handler) -> None:
         """Raise `RegistrationError` where a middleware cannot wrap what `handler` takes."""
         if handler.options.batch is None:
             return
         for part in self._of(handler):
-            if callable(part) and _batch_link(part) is None:
+            if callable(part) and _batch_link(part, self._resources) is None:
                 raise RegistrationError(
                     f"{handler.place} takes a list of events, and the middleware {part!r} wraps "
                     f"single ones; {_BATCH_FORM}, or let the handler take one event"

@@ -7,7 +7,7 @@ from typing import Literal
 
 from jetstream_bridge.web.console import formatting as texts
 from jetstream_bridge.web.console.overview import ComponentStatus, Overview
-from jetstream_bridge.web.console.snapshots import Reading
+from jetstream_bridge.web.console.snapshots import Snapshot
 
 Tone = Literal["warn", "bad"]
 
@@ -50,7 +50,7 @@ def _of_parts(parts: list[ComponentStatus]) -> Badge | None:
     return Badge("warn", str(warn), "with a warning") if warn else None
 
 
-def _of_outbox(reading: Reading) -> Badge | None:
+def _of_outbox(reading: Snapshot) -> Badge | None:
     if reading.failed:
         return Badge("bad", texts.compact_number(reading.failed), "failed")
     if reading.held:
@@ -58,7 +58,7 @@ def _of_outbox(reading: Reading) -> Badge | None:
     return None
 
 
-def _of_letters(reading: Reading) -> Badge | None:
+def _of_letters(reading: Snapshot) -> Badge | None:
     number = reading.letters.value
     return Badge("bad", texts.compact_number(number), "to look at") if number else None
 
@@ -88,7 +88,7 @@ def _told(part: ComponentStatus) -> str:
     return part.detail if part.detail.startswith(label) else f"{label}, {part.detail}"
 
 
-def _numbers(reading: Reading) -> list[AttentionItem]:
+def _numbers(reading: Snapshot) -> list[AttentionItem]:
     found = []
     if failed := reading.failed:
         found.append(_matter("bad", failed, "could not be sent", "outbox", {"status": "failed"}))

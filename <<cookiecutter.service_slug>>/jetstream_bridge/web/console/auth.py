@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -49,13 +48,13 @@ this service, restart it, and come back.</p>
 """
 
 
-class Door:
+class ConsoleLogin:
     """Lets requests for the console pass that have a session, or need none."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
 
-    def is_here(self, scope: Scope) -> bool:
+    def covers(self, scope: Scope) -> bool:
         return is_of_the_console(path_of(scope))
 
     def answer(self, scope: Scope) -> Response | None:
@@ -77,8 +76,14 @@ class Door:
         return secured(RedirectResponse(f"{root_of(scope)}{LOGIN}{onward}", 303))
 
 
+def login_of(scope: Scope) -> ConsoleLogin | None:
+    """Return who asks for sessions; None where the application has no console."""
+    login: ConsoleLogin | None = getattr(scope["app"].state, "console_login", None)
+    return login
+
+
 def session_in(scope: Scope) -> Session | None:
-    """Return the session that the door found."""
+    """Return the session that `ConsoleLogin` found."""
     session: Session | None = scope.get(_SESSION)
     return session
 
@@ -91,7 +96,3 @@ def wants_page(scope: Scope) -> bool:
 def closed_page() -> Response:
     """What a person sees without ADMIN_TOKEN."""
     return secured(HTMLResponse(_CLOSED, 403))
-
-
-def sessions_for(token: SecretStr | None, service: str) -> Sessions | None:
-    return Sessions(token, service=service) if token is not None else None

@@ -28,7 +28,7 @@ class FlashMessage:
 def done(request: Request, to: str, text: str, *, tone: Tone = "ok") -> RedirectResponse:
     """Lead on, after a change, to the page at `to`, which says `text`."""
     sessions: Sessions = request.app.state.console_sessions
-    request.app.state.readings.expire()
+    request.app.state.snapshots.expire()
     answer = secured(RedirectResponse(root_of(request.scope) + to, 303))
     answer.set_cookie(
         sessions.notice_cookie,

@@ -16,7 +16,7 @@ ALL = 50  # ... from all of them
 _ADDRESSES = 1000  # remembered at once
 
 
-class Guesses:
+class LoginThrottle:
     """Counts failed logins."""
 
     def __init__(self) -> None:

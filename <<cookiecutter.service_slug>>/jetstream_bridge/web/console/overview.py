@@ -16,7 +16,7 @@ from jetstream_bridge.service.health import Health
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.web.console import formatting as texts
 from jetstream_bridge.web.console.charts import Chart, chart
-from jetstream_bridge.web.console.snapshots import KEPT, Consumers, Reading, Readings
+from jetstream_bridge.web.console.snapshots import KEPT, Consumers, Snapshot, SnapshotCache
 
 State = Literal["ok", "warn", "bad", "unknown"]
 
@@ -55,7 +55,7 @@ class KeyFigure:
 class Overview:
     """What the first page shows."""
 
-    reading: Reading
+    reading: Snapshot
     parts: list[ComponentStatus]
     figures: list[KeyFigure]
     uses_outbox: bool
@@ -74,7 +74,7 @@ class Overview:
 
 
 async def overview(
-    readings: Readings, health: Health, bridge: Bridge, settings: BridgeSettings
+    readings: SnapshotCache, health: Health, bridge: Bridge, settings: BridgeSettings
 ) -> Overview:
     """Look at everything; each part has a time limit of its own."""
     reading, checks = await asyncio.gather(readings.latest(), health.checks())
@@ -93,7 +93,7 @@ async def overview(
 # --- parts
 
 
-def _nats(reading: Reading, bridge: Bridge, checks: dict[str, Check]) -> ComponentStatus:
+def _nats(reading: Snapshot, bridge: Bridge, checks: dict[str, Check]) -> ComponentStatus:
     def part(state: State, label: str, detail: str) -> ComponentStatus:
         return ComponentStatus("nats", "NATS", state, label, detail, "topology")
 
@@ -109,7 +109,7 @@ def _nats(reading: Reading, bridge: Bridge, checks: dict[str, Check]) -> Compone
     return part(state, "Connected", f"stream {bridge.config.stream}, {trip}")
 
 
-def _database(reading: Reading, checks: dict[str, Check]) -> ComponentStatus:
+def _database(reading: Snapshot, checks: dict[str, Check]) -> ComponentStatus:
     def part(state: State, label: str, detail: str) -> ComponentStatus:
         return ComponentStatus("database", "Database", state, label, detail, None)
 
@@ -131,7 +131,7 @@ def _told(transaction: OpenTransaction) -> str:
     )
 
 
-def _relay(reading: Reading, settings: BridgeSettings, check: Check | None) -> ComponentStatus:
+def _relay(reading: Snapshot, settings: BridgeSettings, check: Check | None) -> ComponentStatus:
     def part(state: State, label: str, detail: str) -> ComponentStatus:
         return ComponentStatus("relay", "Relay", state, label, detail, "outbox")
 
@@ -148,7 +148,7 @@ def _relay(reading: Reading, settings: BridgeSettings, check: Check | None) -> C
     return part("ok", "Running", "in this process; others may relay too")
 
 
-def _workers(reading: Reading) -> ComponentStatus:
+def _workers(reading: Snapshot) -> ComponentStatus:
     def part(state: State, label: str, detail: str) -> ComponentStatus:
         return ComponentStatus("workers", "Workers", state, label, detail, "topology")
 
@@ -196,7 +196,7 @@ _FIGURES: tuple[tuple[str, str, str, str, dict[str, str]], ...] = (
 
 
 def _figures(
-    reading: Reading, history: list[Reading], settings: BridgeSettings, workers: State
+    reading: Snapshot, history: list[Snapshot], settings: BridgeSettings, workers: State
 ) -> list[KeyFigure]:
     moments = [(one.at - reading.at + KEPT) / KEPT for one in history]
     outbox, inbox = settings.use_outbox, settings.use_inbox
@@ -221,7 +221,7 @@ def _figures(
     return figures
 
 
-def _states(reading: Reading, workers: State) -> dict[str, State]:
+def _states(reading: Snapshot, workers: State) -> dict[str, State]:
     """What of the numbers wants a person, and what may want one soon."""
     backlog = reading.backlog.value
     waits = backlog is not None and (
@@ -239,7 +239,7 @@ def _states(reading: Reading, workers: State) -> dict[str, State]:
     return states
 
 
-def _notes(reading: Reading, *, outbox: bool, inbox: bool) -> dict[str, str]:
+def _notes(reading: Snapshot, *, outbox: bool, inbox: bool) -> dict[str, str]:
     """Say what each number means, or why there is none."""
     no_outbox = None if outbox else "USE_OUTBOX=false"
     no_inbox = None if inbox else "USE_INBOX=false"
@@ -253,7 +253,7 @@ def _notes(reading: Reading, *, outbox: bool, inbox: bool) -> dict[str, str]:
     }
 
 
-def _oldest(reading: Reading) -> str:
+def _oldest(reading: Snapshot) -> str:
     backlog = reading.backlog.value
     if backlog is None:
         return reading.backlog.unknown or ""

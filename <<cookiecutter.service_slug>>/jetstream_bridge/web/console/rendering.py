@@ -17,7 +17,7 @@ from jetstream_bridge.web.console.auth import session_in
 from jetstream_bridge.web.console.flash_messages import notice_in
 from jetstream_bridge.web.console.headers import secured
 from jetstream_bridge.web.console.sessions import Sessions
-from jetstream_bridge.web.console.urls import HOME, STATIC, UNDER, root_of
+from jetstream_bridge.web.console.urls import HOME, STATIC, UNDER, path_of, root_of
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
@@ -81,6 +81,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: object
         env=settings.nats_env,
         unknown=texts.UNKNOWN,
         badges=_badges(request),
+        own_links=state.console_links,
+        path=path_of(request.scope),
         **values,
     )
     answer = secured(HTMLResponse(text, status))

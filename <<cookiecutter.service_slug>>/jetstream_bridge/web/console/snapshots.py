@@ -49,7 +49,7 @@ Consumers = tuple[list[ConsumerState], list[str]]  # those that exist, the names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Snapshot:
     """What was known at one moment."""
 
     at: float  # of the loop's clock
@@ -89,7 +89,7 @@ class Reading:
         return sum(consumer.lag for consumer in self.consumers.value[0])
 
 
-class Readings:
+class SnapshotCache:
     """Reads for one process, for as long as it is entered."""
 
     def __init__(self, bridge: Bridge, engine: AsyncEngine) -> None:
@@ -106,7 +106,7 @@ class Readings:
         self._explain = connection.explain
         self._asked: dict[str, asyncio.Task[Answer[Any]]] = {}
         self._lock = asyncio.Lock()
-        self._kept: deque[Reading] = deque(maxlen=2 * int(KEPT / EVERY))
+        self._kept: deque[Snapshot] = deque(maxlen=2 * int(KEPT / EVERY))
         self._is_old = False
 
     async def __aenter__(self) -> Self:
@@ -126,7 +126,7 @@ class Readings:
             await asyncio.wait(asked, timeout=_CLOSE_LIMIT)
 
     @property
-    def history(self) -> list[Reading]:
+    def history(self) -> list[Snapshot]:
         """The readings of the last five minutes, oldest first."""
         return [reading for reading in self._kept if reading.at >= loop_time() - KEPT]
 
@@ -134,7 +134,7 @@ class Readings:
         """Somebody changed something: whoever looks next is to see it."""
         self._is_old = True
 
-    async def latest(self) -> Reading:
+    async def latest(self) -> Snapshot:
         """Return a reading that is less than five seconds old; in two seconds at most."""
         async with self._lock:  # those who look at the same time share one reading
             old = self._is_old or not self._kept or loop_time() - self._kept[-1].at >= EVERY
@@ -143,11 +143,11 @@ class Readings:
                 self._kept.append(await self._read())
             return self._kept[-1]
 
-    async def _read(self) -> Reading:
+    async def _read(self) -> Snapshot:
         tasks = {name: self._ask(name) for name in self._questions}
         await asyncio.wait(tasks.values(), timeout=ANSWER_WITHIN)
         answers: dict[str, Any] = {name: _outcome(task) for name, task in tasks.items()}
-        reading = Reading(at=loop_time(), time=datetime.now(UTC), **answers)
+        reading = Snapshot(at=loop_time(), time=datetime.now(UTC), **answers)
         before = self._kept[-1] if self._kept else None
         return _with_rate(reading, before)
 
@@ -175,7 +175,7 @@ def _outcome(task: asyncio.Task[Answer[Any]]) -> Answer[Any]:
     return task.result()
 
 
-def _with_rate(reading: Reading, before: Reading | None) -> Reading:
+def _with_rate(reading: Snapshot, before: Snapshot | None) -> Snapshot:
     """Count what left the outbox: written since the last reading, less what is unsent more."""
     if before is None or not 0 < reading.at - before.at <= _NEIGHBOURS:
         return reading
@@ -187,10 +187,10 @@ def _with_rate(reading: Reading, before: Reading | None) -> Reading:
     return replace(reading, published=left / (reading.at - before.at))
 
 
-def _newest(reading: Reading) -> int:
+def _newest(reading: Snapshot) -> int:
     return reading.flow.value.newest if reading.flow.value is not None else 0
 
 
-def _unsent(reading: Reading) -> int:
+def _unsent(reading: Snapshot) -> int:
     backlog = reading.backlog.value
     return backlog.pending + backlog.failed if backlog is not None else 0

@@ -64,7 +64,7 @@ async def look(request: Request) -> Overview:
     state = request.app.state
     known: Overview | None = getattr(request.state, "overview", None)
     if known is None:
-        known = await overview(state.readings, state.health, state.bridge, state.settings)
+        known = await overview(state.snapshots, state.health, state.bridge, state.settings)
         request.state.overview = known
     return known
 

@@ -13,7 +13,7 @@ from jetstream_bridge.web.admin.access import address_of
 from jetstream_bridge.web.console.auth import session_in
 from jetstream_bridge.web.console.forms import FormDep
 from jetstream_bridge.web.console.headers import secured
-from jetstream_bridge.web.console.login_throttle import Guesses
+from jetstream_bridge.web.console.login_throttle import LoginThrottle
 from jetstream_bridge.web.console.pages.access import ConsoleRoute, OpenRoute
 from jetstream_bridge.web.console.rendering import page
 from jetstream_bridge.web.console.sessions import LIFETIME, Sessions
@@ -44,18 +44,18 @@ async def known(request: Request) -> Response:
 
 @_open.post("")
 async def log_in(request: Request, form: FormDep) -> Response:
-    guesses: Guesses = request.app.state.console_guesses
+    throttle: LoginThrottle = request.app.state.login_throttle
     sessions: Sessions = request.app.state.console_sessions
     address = address_of(request)
     onward = form.text("next")
-    wait = math.ceil(guesses.wait(address))
+    wait = math.ceil(throttle.wait(address))
     if wait:
         error = f"Too many wrong tokens. Wait {wait} s, then try again."
         answer = _form(request, onward, error=error, status=429)
         answer.headers["Retry-After"] = str(wait)
         return answer
     if not sessions.opens(form.text("token") or ""):
-        guesses.failed(address)
+        throttle.failed(address)
         _log.warning("login to the console refused", address=address)
         return _form(request, onward, error="That is not the token of this service.", status=401)
     _log.info("login to the console", address=address)
