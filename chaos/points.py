@@ -26,7 +26,7 @@ Reach = Callable[[], None]
 _OUTBOX_ROW = "INSERT INTO jetstream_outbox_events"
 _INBOX_ROW = "INSERT INTO jetstream_inbox_events"
 _MARK = "SET status = 'sent'"
-_REVISION = "UPDATE alembic_version SET version_num='bridge_0003'"
+_REVISION = "UPDATE alembic_version SET version_num='bridge_0004'"
 _EVENT, _LETTER = (".sync.billing", ".sync.dlq")
 
 

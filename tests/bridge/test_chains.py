@@ -41,10 +41,21 @@ class Row:
         self.body, self.headers = "{}", "{}"
         self.resource = resource
         self.first_held = first_held
+        self.held = False
+
+
+def test_who_is_set_aside_while_its_head_goes_comes_back_with_it() -> None:
+    """It came while the head waited, so nothing was held yet when the claim read the head."""
+    settlement = Settlement()
+    both: list[Any] = [Row(1), Row(2, first_held=1)]
+    [chain] = chains_of(both, settlement, "nats-msg-id")
+    keep_pace(chain, 1, settlement)
+    assert settlement.held == [2]
+    assert "r" in settlement.released
 
 
 def hot(number: int, *, stored: int, first_held: int | None = None) -> Chain:
-    chain = Chain("r")
+    chain = Chain("r", followed=first_held is not None)
     for n in range(number):
         message = Outgoing(n, SUBJECT, b"{}", {})
         message.outcome = Outcome.STORED if n < stored else None

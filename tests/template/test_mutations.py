@@ -130,6 +130,14 @@ MUTATIONS = (
         "::test_claims_of_two_relays_do_not_overlap_and_busy_lanes_take_turns",
     ),
     Mutation(
+        "a floor rises above what may still be committed",
+        "jetstream_bridge/outbox/floors.py",
+        "self._note_writers(frozenset(writers))",
+        "self._note_writers(frozenset())",
+        "tests/bridge/test_floors.py"
+        "::test_an_event_that_is_committed_late_goes_with_the_next_claim",
+    ),
+    Mutation(
         "a savepoint that was not released leaves its events",
         "jetstream_bridge/outbox/sessions.py",
         "        pending.cut(mark)\n",

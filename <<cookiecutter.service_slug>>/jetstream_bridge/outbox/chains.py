@@ -31,6 +31,7 @@ class Chain:
     resource: str  # empty: none
     rows: list[Row[Any]] = field(default_factory=list)
     messages: list[Outgoing] = field(default_factory=list)
+    followed: bool = False  # others of the resource are held, or were set aside from this claim
 
     def __iter__(self) -> Iterator[tuple[Outgoing, Row[Any]]]:
         return zip(self.messages, self.rows, strict=True)
@@ -56,11 +57,13 @@ def chains_of(rows: Sequence[Row[Any]], settlement: Settlement, id_header: str) 
     for row in sorted(rows, key=attrgetter("id")):
         if row.first_held is not None and row.first_held < row.id:
             settlement.held.append(row.id)
+            if row.resource in chains:
+                chains[row.resource].followed = True
             continue
         key = row.resource or row.id
         chain = chains.get(key)
         if chain is None:
-            chain = chains[key] = Chain(row.resource)
+            chain = chains[key] = Chain(row.resource, followed=row.first_held is not None)
         chain.rows.append(row)
         chain.messages.append(message_of(row, id_header))
     return list(chains.values())
@@ -71,5 +74,5 @@ def keep_pace(chain: Chain, stored: int, settlement: Settlement) -> None:
     left = chain.rows[stored:]
     ready = min(RELEASE_PORTION, max(LEAST_READY, 2 * stored))
     settlement.held.extend(row.id for row in left[ready:])
-    if len(left) < ready and chain.rows[0].first_held is not None:
-        settlement.released[chain.resource] = ready - len(left)
+    if len(left) < ready and chain.followed:
+        settlement.release(chain.rows[0], ready - len(left))

@@ -22,10 +22,12 @@ from sqlmodel.sql.sqltypes import UTCDateTime
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.leases import RENEW_SECONDS, LeaseHolder
+from jetstream_bridge.outbox.floors import FLOOR, NEWEST, WRITERS, Floors
 from jetstream_bridge.outbox.pauses import PAUSED_SINCE
 from jetstream_bridge.outbox.relay_notes import NOTES
 from jetstream_bridge.outbox.rows import COLUMNS, TYPES
 from jetstream_bridge.outbox.settlement import Settlement, write
+from jetstream_bridge.outbox.strays import Strays
 from jetstream_bridge.outbox.tables import LANES
 
 DUE_AT_ONCE = 100  # rows due for another try in one claim on SQLite
@@ -66,16 +68,21 @@ class Lanes(Protocol):
         note."""
         ...
 
+    async def take_strays(self) -> int:
+        """Find ready rows where `claim` does not look, when it is time; say how many."""
+        ...
+
     async def stop(self) -> None: ...
 
 
 # Lanes that have something to do, beginning at another one each time, so that busy lanes do not
 # starve the rest. Locks the lane rows only. Asks each lane for its first row and not whether one
-# EXISTS: PostgreSQL answers that by reading the whole backlog into a hash table.
-_PG_LANES = text("""
-    SELECT l.lane FROM jetstream_outbox_lanes l
+# EXISTS: PostgreSQL answers that by reading the whole backlog into a hash table. The floor is that
+# of the lane as it is when it is locked.
+_PG_LANES = text(f"""
+    SELECT l.lane, l.reopens, {FLOOR} AS floor FROM jetstream_outbox_lanes l
      WHERE (SELECT e.id FROM jetstream_outbox_events e
-             WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held
+             WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held AND e.id > {FLOOR}
              ORDER BY e.id LIMIT 1) IS NOT NULL
         OR (SELECT e.id FROM jetstream_outbox_events e
              WHERE e.lane = l.lane AND e.retry_at <= now()
@@ -92,7 +99,7 @@ _BEFORE = """coalesce(sum(f.bytes) OVER (ORDER BY f.part, f.id ROWS BETWEEN UNBO
 # A second statement, so that its snapshot is taken after the locks: it sees what the lanes'
 # last holder committed. Rows due for another try come first, they are the oldest.
 _PG_ROWS = text(f"""
-    SELECT e.* FROM unnest(CAST(:lanes AS smallint[])) AS l(lane)
+    SELECT e.* FROM unnest(CAST(:lanes AS smallint[]), CAST(:floors AS bigint[])) AS l(lane, floor)
      CROSS JOIN LATERAL (
        SELECT {COLUMNS["postgresql"]} FROM (
          SELECT f.*, {_BEFORE} FROM (
@@ -101,19 +108,24 @@ _PG_ROWS = text(f"""
              ORDER BY d.retry_at LIMIT :limit)
             UNION ALL
            (SELECT 1 AS part, d.* FROM jetstream_outbox_events d
-             WHERE d.lane = l.lane AND d.status = 'pending' AND NOT d.held
+             WHERE d.lane = l.lane AND d.status = 'pending' AND NOT d.held AND d.id > l.floor
              ORDER BY d.id LIMIT :limit)) f) e
         WHERE e.before < :bytes) e""").columns(**TYPES["postgresql"])
 
 # What the relay reads is in memory, being fresh. With the default price of a random page the
 # planner prefers to walk the primary key past rows of other lanes and rows already sent. Whether
-# the relays are paused or in doubt is read along, so that it costs no statement of its own.
-_PG_BOUND = text(f"""
+# the relays are paused or in doubt is read along, so that it costs no statement of its own; so is
+# what the floors depend on.
+_PG_BOUND = {
+    wants_writers: text(f"""
     SELECT set_config('idle_in_transaction_session_timeout', :timeout, true),
            set_config('enable_seqscan', 'off', true),
            set_config('random_page_cost', '1', true),
            ({PAUSED_SINCE}) AS since,
-           {NOTES["postgresql"]}""").columns(since=UTCDateTime())
+           {NOTES["postgresql"]},
+           {NEWEST} AS newest, {writers} AS writers""").columns(since=UTCDateTime())
+    for wants_writers, writers in ((False, "NULL"), (True, WRITERS))
+}
 
 # Rows are taken one after the other as long as there is room: what stands behind a large payload
 # in its row is read through all of it, so the sizes of rows that stay must not be asked for.
@@ -170,31 +182,53 @@ class PostgresLanes:
         self._engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._timeout = f"{max(1, round(transaction_limit))}s"
         self._first = 0
+        self._floors = Floors()
+        self._strays = Strays(self._engine, self._floors)
 
     @asynccontextmanager
     async def claim(self, limit: int, limit_bytes: int, holder: str = "") -> AsyncIterator[Claim]:
         """Yield the oldest ready rows of some free lanes; their locks last until the end."""
         async with self._engine.begin() as connection:
             named = {"timeout": self._timeout, "holder": holder}
-            bound = (await connection.execute(_PG_BOUND, named)).one()
+            statement = _PG_BOUND[self._floors.wants_writers]
+            bound = (await connection.execute(statement, named)).one()
             state = (bound.since, bound.noted, bound.in_doubt)
             if bound.since is not None or bound.in_doubt:
                 yield _PostgresClaim(connection, [], *state)
                 return
-            result = await connection.execute(
-                _PG_LANES, {"first": self._first, "lanes": LANES_AT_ONCE}
-            )
-            lanes = list(result.scalars())
-            if not lanes:
-                yield _PostgresClaim(connection, [], *state)
-                return
-            self._first = (LANES - lanes[-1] - 1) % LANES
-            share = {
-                "limit": max(1, limit // len(lanes)),
-                "bytes": max(1, limit_bytes // len(lanes)),
-            }
-            result = await connection.execute(_PG_ROWS, {"lanes": lanes, **share})
-            yield _PostgresClaim(connection, result.all(), *state)
+            await self._raise_floors(connection, bound)
+            lanes = await self._lock_lanes(connection)
+            rows = await self._rows(connection, lanes, limit, limit_bytes) if lanes else []
+            self._floors.claimed(len(rows))
+            yield _PostgresClaim(connection, rows, *state)
+
+    async def _raise_floors(self, connection: AsyncConnection, bound: Row[Any]) -> None:
+        self._floors.note(bound.newest, bound.writers)
+        if self._floors.wants_survey:
+            await self._floors.survey(connection)
+
+    async def _lock_lanes(self, connection: AsyncConnection) -> list[int]:
+        named = {"first": self._first, "lanes": LANES_AT_ONCE, **self._floors.parameters}
+        found = (await connection.execute(_PG_LANES, named)).all()
+        for row in found:
+            self._floors.known(row.lane, row.reopens, row.floor)
+        if found:
+            self._first = (LANES - found[-1].lane - 1) % LANES
+        return [row.lane for row in found]
+
+    async def _rows(
+        self, connection: AsyncConnection, lanes: list[int], limit: int, limit_bytes: int
+    ) -> Sequence[Row[Any]]:
+        share = {
+            "limit": max(1, limit // len(lanes)),
+            "bytes": max(1, limit_bytes // len(lanes)),
+            "floors": self._floors.of(lanes),
+        }
+        return (await connection.execute(_PG_ROWS, {"lanes": lanes, **share})).all()
+
+    async def take_strays(self) -> int:
+        """Make due what lies below a floor all the same (see `strays`)."""
+        return await self._strays.look()
 
     async def stop(self) -> None:
         """Nothing to give back: the locks end with their transaction."""
@@ -245,6 +279,10 @@ class SqliteLanes:
             return False
         self._renewed = now
         return True
+
+    async def take_strays(self) -> int:
+        """There are none: a claim looks at all that is ready."""
+        return 0
 
     async def stop(self) -> None:
         """Let another process take over at once."""

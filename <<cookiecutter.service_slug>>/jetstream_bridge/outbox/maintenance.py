@@ -19,7 +19,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from jetstream_bridge.outbox.settlement import many_ids, release
+from jetstream_bridge.outbox.settlement import LANE_WAIT, lock_lanes, many_ids, release
 from jetstream_bridge.outbox.tables import LANES
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ PORTION = 1000  # rows that one transaction retries
 # Of a resource without a head. Few: it may be a hot one, whose followers come back by themselves.
 ORPHANS_PORTION = 64
 CLEANUP_PORTION = 2000  # rows that one transaction looks at for deletion
-LANE_WAIT = 10.0  # seconds for a relay to finish its claim; it takes some tens of milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +72,14 @@ _NOW = {
     "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
 }
 
-# A failed row starts anew, with all its attempts; its last error stays until it is sent. A row
-# that waits for its next try stays out of the ready index, where its followers are held, and is
-# due at once.
+# A failed row starts anew, with all its attempts; its last error stays until it is sent. It is due
+# at once, like a row that waits for its next try, and not ready: those that follow it are held, and
+# what is due is found wherever the relays look from (see `floors`).
 _RETRY_ONE = {
     dialect: text(f"""
         UPDATE jetstream_outbox_events
            SET attempts = CASE WHEN status = 'pending' THEN attempts ELSE 0 END,
-               retry_at = CASE WHEN status = 'pending' THEN {now} END,
-               held = (status = 'pending'), status = 'pending', updated_at = {now}
+               retry_at = {now}, held = true, status = 'pending', updated_at = {now}
          WHERE event_id = :event_id
            AND (status IN ('failed', 'publishing') OR retry_at IS NOT NULL)
         RETURNING id""")
@@ -96,15 +94,13 @@ _JSON_TEXT = {
 # Oldest first, so that events of one resource keep their order from portion to portion.
 _RETRY_FAILED = """
     UPDATE jetstream_outbox_events
-       SET status = 'pending', attempts = 0, held = false, retry_at = NULL, updated_at = {now}
+       SET status = 'pending', attempts = 0, held = true, retry_at = {now}, updated_at = {now}
      WHERE id IN (SELECT id FROM jetstream_outbox_events
                    WHERE status = 'failed' AND id > :after {narrowed}
                    ORDER BY id LIMIT :portion {lock})
     RETURNING id"""
 
 _LANE = text("SELECT lane FROM jetstream_outbox_events WHERE event_id = :event_id")
-_PG_LANE_WAIT = text("SELECT set_config('lock_timeout', :limit, true)")
-_PG_LOCK_LANE = text("SELECT 1 FROM jetstream_outbox_lanes WHERE lane = :lane FOR UPDATE")
 _DISCARD = text("""
     DELETE FROM jetstream_outbox_events
      WHERE event_id = :event_id AND status <> 'sent' RETURNING resource""")
@@ -138,11 +134,17 @@ _ADD_LANE = text("""
 
 # Followers whose head is gone without the relay's doing: somebody deleted the row.
 _ORPHANS = text("""
-    SELECT h.resource
-      FROM (SELECT DISTINCT resource FROM jetstream_outbox_events WHERE held AND resource <> '') h
+    SELECT h.resource, h.lane
+      FROM (SELECT DISTINCT resource, lane FROM jetstream_outbox_events
+             WHERE held AND resource <> '') h
      WHERE NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
                         WHERE p.held AND p.resource = h.resource AND p.retry_at IS NOT NULL)
      LIMIT 100""")
+
+
+_PG_FREE_LANES = text("""
+    SELECT lane FROM jetstream_outbox_lanes
+     WHERE lane = ANY(CAST(:lanes AS smallint[])) ORDER BY lane FOR UPDATE SKIP LOCKED""")
 
 
 class OutboxMaintenance:
@@ -219,8 +221,7 @@ class OutboxMaintenance:
             lane = (await connection.execute(_LANE, {"event_id": event_id})).scalar()
             if lane is None:
                 return DiscardOutcome.UNKNOWN
-            if self._dialect == "postgresql":
-                await _lock(connection, lane)
+            await _lock(connection, lane)
             gone = (await connection.execute(_DISCARD, {"event_id": event_id})).first()
             if gone is None:
                 return DiscardOutcome.SENT
@@ -277,17 +278,23 @@ class OutboxMaintenance:
     async def release_orphans(self) -> int:
         """Let followers go on whose head was deleted by somebody; return how many resources."""
         async with self._engine.begin() as connection:
-            resources = set((await connection.execute(_ORPHANS)).scalars())
-            if resources:
-                await release(connection, dict.fromkeys(resources, ORPHANS_PORTION))
+            orphans = (await connection.execute(_ORPHANS)).all()
+            free = await self._free_lanes(connection, {row.lane for row in orphans})
+            resources = {row.resource for row in orphans if row.lane in free}
+            await release(connection, dict.fromkeys(resources, ORPHANS_PORTION))
             return len(resources)
+
+    async def _free_lanes(self, connection: AsyncConnection, lanes: set[int]) -> set[int]:
+        """Lock those of `lanes` that no relay has; the others get their turn another time."""
+        if self._dialect != "postgresql" or not lanes:
+            return lanes
+        return set((await connection.execute(_PG_FREE_LANES, {"lanes": sorted(lanes)})).scalars())
 
 
 async def _lock(connection: AsyncConnection, lane: int) -> None:
     """Wait for the relay that has `lane`; it gets no other claim on it until the commit."""
-    await connection.execute(_PG_LANE_WAIT, {"limit": f"{LANE_WAIT:g}s"})
     try:
-        await connection.execute(_PG_LOCK_LANE, {"lane": lane})
+        await lock_lanes(connection, [lane], limit=LANE_WAIT)
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
             raise

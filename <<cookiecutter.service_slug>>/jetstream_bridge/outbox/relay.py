@@ -83,7 +83,7 @@ class Relay:
         """`routes` is asked about subjects that no stream took: it tries to make them known to
         the stream and returns those that still are not; it raises when it cannot tell."""
         self._lanes = lanes
-        self._upkeep = Upkeep(maintenance, retention=settings.retention)
+        self._upkeep = Upkeep(maintenance, lanes, retention=settings.retention)
         self._publisher = publisher
         self._connection = connection
         self._settings = settings
@@ -308,7 +308,7 @@ class Relay:
     def _fail(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
         attempts, error = row.attempts + 1, message.error or "refused"
         settlement.failures.append(Failure(row.id, attempts, error))
-        settlement.released[row.resource] = LEAST_READY
+        settlement.release(row, LEAST_READY)
         log = fields(message, row, "failed") | {"attempts": attempts}
         logger.error("event failed: %s", error, extra=log)
 

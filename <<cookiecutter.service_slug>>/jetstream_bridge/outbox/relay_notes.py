@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import Field
 
 from jetstream_bridge.core.tables import BridgeTable
-from jetstream_bridge.outbox.settlement import RELEASE_PORTION, many_ids, release
+from jetstream_bridge.outbox.settlement import RELEASE_PORTION, lock_lanes, many_ids, release
 
 
 class RelayNote(BridgeTable, table=True):
@@ -168,6 +168,7 @@ class RelayNotes:
         looked unsent."""
         moved = {"holder": note.holder, "stream_created": note.stream_created, "reached": reached}
         async with self._engine.begin() as connection:
+            await lock_lanes(connection)
             await connection.execute(_MOVE, moved)
             ids = many_ids(self._dialect, sorted(event_ids))
             rows = await connection.execute(_FOUND[self._dialect], ids)
@@ -179,6 +180,7 @@ class RelayNotes:
         """Mark rows whose acknowledgement came when the database was away."""
         ids = many_ids(self._dialect, sorted(sent))
         async with self._engine.begin() as connection:
+            await lock_lanes(connection)
             resources = (await connection.execute(_SETTLE[self._dialect], ids)).scalars()
             await release(connection, dict.fromkeys(resources, RELEASE_PORTION))
 

@@ -9,16 +9,20 @@ reading nor releasing depends on how many wait. Of one resource only the oldest 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jetstream_bridge.core.columns import storable
 from jetstream_bridge.core.tries import APPENDED, entry
+from jetstream_bridge.outbox.tables import LANES
 
 RELEASE_PORTION = 1000  # followers of a resource that come back at once, at most
+LANE_WAIT = 10.0  # seconds for a relay to finish its claim; it takes some tens of milliseconds
 _MAX_ERROR = 2000  # characters kept in `last_error`
 
 
@@ -51,6 +55,15 @@ class Settlement:
     held: list[int] = field(default_factory=list)  # followers of a row that is waiting
     # Resources whose followers may go on, and how many of them come back at once.
     released: dict[str, int] = field(default_factory=dict)
+    # Of these, those that had a ready row before the ones that come back: no relay looks for ready
+    # rows from farther up than that (see `floors`).
+    in_sight: set[str] = field(default_factory=set)
+
+    def release(self, head: Row[Any], portion: int) -> None:
+        """`head` is done: up to `portion` of those that follow it may go on."""
+        self.released[head.resource] = portion
+        if not head.held:
+            self.in_sight.add(head.resource)
 
 
 _SENT = {
@@ -96,14 +109,33 @@ _HOLD = {
         UPDATE jetstream_outbox_events SET held = true, retry_at = NULL
          WHERE id IN (SELECT value FROM json_each(:ids))"""),
 }
-_RELEASE = text("""
+_FOLLOWERS = """
+    SELECT id FROM jetstream_outbox_events
+     WHERE held AND resource = {0}
+       AND NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
+                        WHERE p.held AND p.resource = {0} AND p.retry_at IS NOT NULL)
+     ORDER BY id LIMIT {1}"""
+_RELEASE = text(f"""
     UPDATE jetstream_outbox_events SET held = false
-     WHERE id IN (SELECT id FROM jetstream_outbox_events
-                   WHERE held AND resource = :resource
-                     AND NOT EXISTS (SELECT 1 FROM jetstream_outbox_events p
-                                      WHERE p.held AND p.resource = :resource
-                                        AND p.retry_at IS NOT NULL)
-                   ORDER BY id LIMIT :portion)""")
+     WHERE id IN ({_FOLLOWERS.format(":resource", ":portion")})""")
+# A lane is marked only where rows come back that relays may not look for any more: each mark is a
+# version of the lane's row, which an old snapshot keeps.
+_PG_RELEASE = text(f"""
+    WITH released AS (
+      UPDATE jetstream_outbox_events SET held = false, retry_at = NULL
+       WHERE id = ANY(ARRAY(
+         SELECT f.id FROM unnest(CAST(:resources AS varchar[]), CAST(:portions AS integer[]))
+                            AS r(resource, portion)
+           CROSS JOIN LATERAL ({_FOLLOWERS.format("r.resource", "r.portion")}) f))
+      RETURNING id, lane, resource)
+    UPDATE jetstream_outbox_lanes l SET reopens = l.reopens + 1, reopened = b.lowest
+      FROM (SELECT lane, min(id) AS lowest FROM released
+             WHERE resource = ANY(CAST(:reopened AS varchar[])) GROUP BY lane) b
+     WHERE l.lane = b.lane""")
+_PG_LANE_WAIT = text("SELECT set_config('lock_timeout', :limit, true)")
+_PG_LOCK_LANES = text("""
+    SELECT lane FROM jetstream_outbox_lanes
+     WHERE lane = ANY(CAST(:lanes AS smallint[])) ORDER BY lane FOR UPDATE""")
 
 
 def many_ids(dialect: str, ids: list[int] | list[str]) -> dict[str, object]:
@@ -126,7 +158,7 @@ async def write(connection: AsyncConnection, settlement: Settlement) -> None:
     if settlement.held:
         await connection.execute(_HOLD[dialect], many_ids(dialect, settlement.held))
     if settlement.released:
-        await release(connection, settlement.released)
+        await release(connection, settlement.released, in_sight=settlement.in_sight)
 
 
 def _failed(row: Retry | Failure) -> dict[str, object]:
@@ -138,15 +170,44 @@ def _failed(row: Retry | Failure) -> dict[str, object]:
     }
 
 
-async def release(connection: AsyncConnection, portions: Mapping[str, int]) -> None:
+async def release(
+    connection: AsyncConnection,
+    portions: Mapping[str, int],
+    *,
+    in_sight: Collection[str] = (),
+) -> None:
     """Give the relay back the first followers of each resource without a head, so many of each.
 
-    What has no resource follows nothing.
+    What has no resource follows nothing. On PostgreSQL the caller holds the lanes' locks.
+    `in_sight` are resources that have ready rows before the ones that come back.
     """
-    parameters = [
-        {"resource": resource, "portion": portion}
-        for resource, portion in sorted(portions.items())
-        if resource
-    ]
-    if parameters:
-        await connection.execute(_RELEASE, parameters)
+    found = sorted((resource, portion) for resource, portion in portions.items() if resource)
+    if not found:
+        return
+    if connection.dialect.name != "postgresql":
+        each = [{"resource": resource, "portion": portion} for resource, portion in found]
+        await connection.execute(_RELEASE, each)
+        return
+    resources = [resource for resource, _ in found]
+    await connection.execute(
+        _PG_RELEASE,
+        {
+            "resources": resources,
+            "portions": [portion for _, portion in found],
+            "reopened": sorted(set(resources).difference(in_sight)),
+        },
+    )
+
+
+async def lock_lanes(
+    connection: AsyncConnection, lanes: Iterable[int] = range(LANES), *, limit: float = LANE_WAIT
+) -> None:
+    """Wait for the relays that have `lanes`, as long as `limit` seconds for each lane; they get no
+    other claim on these until the transaction ends. Nothing to do on SQLite.
+
+    Whoever locks lanes and rows locks the lanes first. Raises the database's error when a relay
+    takes longer.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(_PG_LANE_WAIT, {"limit": f"{limit:g}s"})
+        await connection.execute(_PG_LOCK_LANES, {"lanes": sorted(lanes)})

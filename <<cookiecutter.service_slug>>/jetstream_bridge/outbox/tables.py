@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import (
     DDL,
+    BigInteger,
     CheckConstraint,
     Column,
     Index,
@@ -101,6 +102,16 @@ class OutboxEvent(BridgeTable, table=True):
         _partial("ix_jetstream_outbox_events_failed", "id", where=_FAILED),
         # Empty, unless another program writes such rows; then statistics can tell, for nothing.
         _partial("ix_jetstream_outbox_events_publishing", "id", where=_PUBLISHING),
+        # Each row dies twice: when it is sent, and when it is deleted. By default a vacuum waits
+        # for a fifth of the table. No fillfactor: the status is in the indexes, so that no update
+        # finds room beside the row without new entries.
+        {
+            "postgresql_with": {
+                "autovacuum_vacuum_scale_factor": "0.02",
+                "autovacuum_vacuum_threshold": "2000",
+                "autovacuum_analyze_scale_factor": "0.02",
+            }
+        },
     )
 
     id: int | None = Field(default=None, sa_column=Column(RowId, primary_key=True))
@@ -191,9 +202,17 @@ for _dialect, _statements in _TRIGGERS.items():
 class OutboxLane(BridgeTable, table=True):
     """A share of the outbox that one relay drains at a time; its row lock is the lease.
 
-    The migration fills the table with lanes 0 to 15.
+    The migration fills the table with lanes 0 to 15. `reopens` counts how often rows became ready
+    again behind the back of other relays (see `floors`), and `reopened` is the lowest id of the
+    last time.
     """
 
     __tablename__ = "jetstream_outbox_lanes"
 
     lane: int = Field(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    reopens: int = Field(
+        default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0"))
+    )
+    reopened: int = Field(
+        default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0"))
+    )

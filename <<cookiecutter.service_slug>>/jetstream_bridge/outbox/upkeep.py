@@ -10,6 +10,7 @@ import random
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
+from jetstream_bridge.outbox.claims import Lanes
 from jetstream_bridge.outbox.maintenance import OutboxMaintenance
 
 logger = logging.getLogger(__name__)
@@ -20,9 +21,10 @@ MAINTENANCE_EVERY = 30.0  # seconds
 class Upkeep:
     """One relay's share of it, in its own time."""
 
-    def __init__(self, maintenance: OutboxMaintenance, *, retention: float) -> None:
+    def __init__(self, maintenance: OutboxMaintenance, lanes: Lanes, *, retention: float) -> None:
         """`retention`: seconds that a sent row is kept."""
         self._maintenance = maintenance
+        self._lanes = lanes
         self._retention = retention
         # Replicas that start together do not do it together.
         self._next = loop_time() + random.uniform(0, MAINTENANCE_EVERY)
@@ -31,6 +33,7 @@ class Upkeep:
 
     async def run(self) -> None:
         """Do what is due; a fault of the database is logged, and tried again later."""
+        await self._take_strays()
         if self._begun and loop_time() < self._next:
             return
         try:
@@ -49,3 +52,16 @@ class Upkeep:
             self._cleaned_up_to = 0
         if not self._cleaned_up_to:
             self._next = loop_time() + MAINTENANCE_EVERY
+
+    async def _take_strays(self) -> None:
+        try:
+            strays = await self._lanes.take_strays()
+        except DATABASE_ERRORS as error:
+            logger.warning("outbox maintenance failed: %s", type(error).__name__)
+            return
+        if strays:
+            logger.warning(
+                "%d events had ids from before those that were sent, and are sent late; let the "
+                "table's own sequence give ids, at the INSERT",
+                strays,
+            )
