@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 
-from jetstream_bridge.nats.publishing import Outcome
+from jetstream_bridge.nats.outgoing import Outcome
 from jetstream_bridge.outbox.chains import chains_of, keep_pace
 from jetstream_bridge.outbox.claims import Lanes, lanes_of
 from jetstream_bridge.outbox.floors import LAG, Floors
