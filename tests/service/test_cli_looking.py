@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from nats.js.api import ConsumerConfig
 
 from app.cli import cli
 from app.settings import ROOT, Settings
+from jetstream_bridge import Check
 from jetstream_bridge.cli import health, service
 from jetstream_bridge.cli.output import Status
 from jetstream_bridge.cli.progress import Progress
 from jetstream_bridge.cli.relative_times import span
 from jetstream_bridge.cli.table import Column, Row, table, width_of
+from jetstream_bridge.service import Extensions
 from jetstream_bridge.service.fault_lines import database_fault
 from jetstream_bridge.service.settings_loading import read_settings
 from tests.bridge.support import envelope
@@ -417,3 +419,34 @@ def test_a_table_fits_and_cuts_only_what_may_be_cut() -> None:
     assert (span(119), span(120), span(7200), span(172_799), span(172_800), span(-3)) == (
         ("119s", "2m", "2h", "47h", "2d", "0s")
     )
+
+
+class Notes(str):
+    pass
+
+
+def test_the_services_own_checks_are_shown_with_their_resources(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extensions = Extensions(Settings)
+    fault = ""
+
+    @extensions.resource
+    async def notes() -> AsyncIterator[Notes]:
+        if fault:
+            raise OSError(fault)
+        yield Notes("opened")
+
+    @extensions.check(needed=False)
+    async def billing(notes: Notes) -> Check:
+        return Check(ok=False, detail=f"billing is slow, {notes}")
+
+    monkeypatch.setattr("app.extensions.extensions", extensions)
+    commands.make_stream()
+    report = commands.json("health")  # it fails, and the service serves all the same
+    assert report["checks"]["billing"] == {"ok": False, "detail": "billing is slow, opened"}
+    fault = "no notes"
+    report = commands.json("health", status=1)
+    assert report["checks"]["resources"]["detail"].endswith("cannot be opened: OSError: no notes")
+    assert "billing" not in report["checks"]
+    assert report["checks"]["database"]["ok"]

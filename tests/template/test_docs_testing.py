@@ -19,6 +19,7 @@ DOCUMENTS = {
     "consuming.md": 14,
     "admin-api.md": 5,
     "coming-from-the-gem.md": 7,
+    "extending.md": 12,
 }
 # The pages' service is called `orders`, and its peer `billing`.
 NAMES = """

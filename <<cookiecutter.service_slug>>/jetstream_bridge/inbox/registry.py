@@ -43,7 +43,7 @@ class Consumers:
         own; what is passed for them is given to the bridge.
         """
         self.retry = checked_retry(retry)
-        self.resources = tuple(resources)
+        self.resources = resources
         self.middlewares = Middlewares(self.resources)
         self._upcasts = UpcasterRegistry()
         self._handlers: list[Handler] = []

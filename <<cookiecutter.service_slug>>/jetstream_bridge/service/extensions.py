@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -47,7 +47,7 @@ class Extensions:
         self.log_processors: list[Processor] = []
         # Takes the place of resources, by type; for tests.
         self.overrides: dict[type, object] = {}
-        self._settings = settings
+        self._types: list[type] = [settings]
         self._session_class = session_class
         self._make_engine: EngineFunction | None = None
         self._resources: list[Resource] = []
@@ -62,7 +62,9 @@ class Extensions:
         it yields is found by the annotated class: in handlers, routes (`from_resource`), checks
         and commands. Raises `RegistrationError` for another form, or for a class twice.
         """
-        self._resources.append(resource_of(function, self._known))
+        found = resource_of(function, self._known)
+        self._resources.append(found)
+        self._types.append(found.kind)
         return function
 
     def check(self, *, name: str | None = None, needed: bool = True) -> Callable[[F], F]:
@@ -91,13 +93,13 @@ class Extensions:
     # --- what processes take
 
     @property
-    def types(self) -> tuple[type, ...]:
-        """What handlers may ask for: the settings, and each resource."""
-        return (self._settings, *(resource.kind for resource in self._resources))
+    def types(self) -> Collection[type]:
+        """What handlers may ask for: the settings, and each resource, also one that comes later."""
+        return self._types
 
     @property
     def _known(self) -> tuple[type, ...]:
-        return (*self.types, Database)
+        return (*self._types, Database)
 
     def open_database(self, settings: BridgeSettings) -> Database:
         """Make the engine; nothing connects before the first use."""

@@ -52,6 +52,7 @@ def resource_of(function: OpenFunction, known: Collection[type]) -> Resource:
     name = getattr(function, "__qualname__", repr(function))
     if not inspect.isasyncgenfunction(function):
         raise RegistrationError(f"{name} is no asynchronous generator; {_FORM}")
+    wants = wants_of(function, name, known)
     kind = next(iter(get_args(get_type_hints(function).get("return"))), None)
     if not isinstance(kind, type) or kind is object:
         raise RegistrationError(f"{name} does not say which class it yields; {_FORM}")
@@ -60,7 +61,7 @@ def resource_of(function: OpenFunction, known: Collection[type]) -> Resource:
             f"{name} yields {kind.__qualname__}, and there is one already; yield a class of your "
             "own that holds it"
         )
-    return Resource(name, kind, wants_of(function, name, known), function)
+    return Resource(name, kind, wants, function)
 
 
 def wants_of(function: Callable[..., Any], name: str, known: Collection[type]) -> Wants:
