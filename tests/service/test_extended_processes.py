@@ -16,7 +16,8 @@ import pytest
 
 from app.settings import ROOT
 from jetstream_bridge.service.schema import migrate
-from jetstream_bridge.testing.servers import NatsServer, free_port
+from jetstream_bridge.testing.server_processes import free_port
+from jetstream_bridge.testing.servers import NatsServer
 from tests.bridge.support import envelope
 from tests.processes import import_path
 from tests.service.conftest import NOWHERE

@@ -19,6 +19,7 @@ from jetstream_bridge import Bridge, Check, Consumers, Event
 from jetstream_bridge.core.errors import ConfigurationError, RegistrationError, ResourceError
 from jetstream_bridge.operations.readiness import status_of
 from jetstream_bridge.service import Extensions, engine_for
+from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import Database
 from jetstream_bridge.service.logs import log_handler
 from jetstream_bridge.service.resources import OpenResources, resource_of
@@ -161,7 +162,7 @@ async def test_a_bridge_without_what_its_handlers_ask_for_is_refused(
     @consumers.on("order.placed")
     async def handle(event: Event[dict[str, Any]], client: Client) -> None: ...
 
-    config = make_settings().bridge()
+    config = bridge_config(make_settings())
     with pytest.raises(RegistrationError, match="ask for Client, and no such resource is open"):
         Bridge(config, database.sessions, consumers=consumers)
     Bridge(config, database.sessions, consumers=consumers, resources={Client: Client()})

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jetstream_bridge.service.dev import run_dev
     from jetstream_bridge.service.extensions import Extensions
     from jetstream_bridge.service.settings import BridgeSettings
+    from jetstream_bridge.service.settings_loading import read_settings
     from jetstream_bridge.service.start_checks import prepare_process
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Extensions",
     "engine_for",
     "prepare_process",
+    "read_settings",
     "run_dev",
 ]
 
@@ -32,6 +34,7 @@ __getattr__ = on_demand(
         "jetstream_bridge.service.dev": ("run_dev",),
         "jetstream_bridge.service.extensions": ("Extensions",),
         "jetstream_bridge.service.settings": ("BridgeSettings",),
+        "jetstream_bridge.service.settings_loading": ("read_settings",),
         "jetstream_bridge.service.start_checks": ("prepare_process",),
     },
 )

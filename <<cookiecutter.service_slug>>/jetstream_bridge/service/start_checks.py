@@ -12,6 +12,7 @@ from jetstream_bridge.core.errors import ConfigurationError, RegistrationError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.options import NatsOptions
 from jetstream_bridge.service.bridge_config import bridge_config
+from jetstream_bridge.service.collector import spare_collector
 from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.settings import BridgeSettings
@@ -41,6 +42,7 @@ def prepare_process(
     processors = extensions.log_processors if extensions is not None else ()
     configure_logging(settings.log_level, settings.log_format, processors)
     configure_tracing(settings)
+    spare_collector()
     return settings
 
 

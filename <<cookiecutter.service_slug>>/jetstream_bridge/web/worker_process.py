@@ -21,7 +21,6 @@ from fastapi import FastAPI
 from jetstream_bridge.core.errors import ResourceError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.service import problems, telemetry
-from jetstream_bridge.service.collector import spare_collector
 from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.service.settings import BridgeSettings
@@ -46,11 +45,9 @@ def run_worker(
     """
     settings = prepare_process(cls, load_consumers, extensions)
     listener = _listen(settings.worker_port)
-    consumers = load_consumers()
-    spare_collector()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         try:
-            runner.run(work(settings, consumers, listener, extensions))
+            runner.run(work(settings, load_consumers(), listener, extensions))
         except ResourceError as error:
             _log.critical("worker cannot start", error=str(error))
             raise SystemExit(1) from None
