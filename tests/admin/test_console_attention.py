@@ -110,6 +110,26 @@ async def test_an_old_transaction_of_the_database_is_told(
     assert "open for 2 h: pid 4711 (psql, idle in transaction)" in page.text
 
 
+@pytest.mark.parametrize(
+    ("dead", "told"),
+    [
+        (1234, "all migrations applied, 1,234 dead rows"),
+        (2_000_000, "2,000,000 dead rows in outbox and inbox"),
+    ],
+)
+async def test_rows_that_wait_for_a_vacuum_are_told(
+    person: Person, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, dead: int, told: str
+) -> None:
+    async def counted(_: object) -> int:
+        return dead
+
+    monkeypatch.setattr("jetstream_bridge.web.console.snapshots.dead_rows", counted)
+    await clock.advance("5s")
+    page = await person.get("/admin")
+    assert told in page.text
+    assert ("Connected, vacuum is behind" in page.text) == (dead > 500_000)
+
+
 def test_a_badge_is_short() -> None:
     numbers = (7, 999, 1000, 12_345, 4_000_000)
     assert [compact_number(number) for number in numbers] == ["7", "999", "1k", "12k", "4M"]

@@ -27,6 +27,7 @@ GAUGES = (
     "bridge_dlq_messages",
     "bridge_nats_connected",
 )
+ON_SQLITE = {"bridge_database_oldest_transaction_seconds": 0, "bridge_database_dead_rows": 0}
 
 
 async def _gauges(client: httpx.AsyncClient) -> dict[str, float]:
@@ -36,7 +37,7 @@ async def _gauges(client: httpx.AsyncClient) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in re.findall(r"^(bridge_\w+) (\S+)$", answer.text, re.MULTILINE)
-        if name in GAUGES
+        if name in GAUGES or name in ON_SQLITE
     }
 
 
@@ -65,6 +66,7 @@ async def test_the_queues_are_measured(
         "bridge_consumer_lag": 2,
         "bridge_dlq_messages": 1,
         "bridge_nats_connected": 1,
+        **ON_SQLITE,
     }
 
 
@@ -136,6 +138,7 @@ async def test_what_cannot_be_read_is_no_number(
     gauges = await _gauges(admin)
 
     assert gauges.pop("bridge_nats_connected") == 0
+    assert {name: gauges.pop(name) for name in ON_SQLITE} == ON_SQLITE
     assert len(gauges) == len(GAUGES) - 1
     assert all(math.isnan(value) for value in gauges.values())
 

@@ -6,13 +6,32 @@ import asyncio
 
 from sqlalchemy import text
 
-from jetstream_bridge.operations.open_transactions import oldest_transaction
+from jetstream_bridge.operations.open_transactions import dead_rows, oldest_transaction
+from tests.bridge.old_snapshots import generate
 from tests.bridge.support import database
+from tests.waiting import eventually
 
 
 async def test_sqlite_tells_of_no_transaction(sqlite_url: str) -> None:
     async with database(sqlite_url) as (engine, _):
         assert await oldest_transaction(engine) is None
+        assert await dead_rows(engine) is None
+
+
+async def test_rows_that_wait_for_a_vacuum_are_told(postgres_url: str) -> None:
+    async with database(postgres_url) as (engine, _):
+        await generate(engine, 100, prefix="e")
+        assert await dead_rows(engine) == 0
+        async with engine.begin() as connection:
+            await connection.execute(text("UPDATE jetstream_outbox_events SET status = 'sent'"))
+        async with engine.begin() as connection:
+            await connection.execute(text("DELETE FROM jetstream_outbox_events WHERE id <= 20"))
+            await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+
+        async def told() -> bool:
+            return await dead_rows(engine) == 120
+
+        await eventually(told, what="the database's statistics have them")
 
 
 async def test_the_oldest_open_transaction_is_told(postgres_url: str) -> None:

@@ -125,6 +125,8 @@ PROMISED: Exposed = {
     "bridge_outbox_pending": set(),
     "bridge_outbox_failed": set(),
     "bridge_outbox_oldest_pending_seconds": set(),
+    "bridge_database_oldest_transaction_seconds": set(),
+    "bridge_database_dead_rows": set(),
     "bridge_published_total": {"result"},
     "bridge_publish_seconds_count": set(),
     "bridge_delivery_seconds_count": set(),

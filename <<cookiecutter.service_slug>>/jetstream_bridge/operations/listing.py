@@ -84,8 +84,8 @@ _WHOLE_INBOX_ROW = {
 _KEYS = "SELECT id FROM {table} WHERE id < :after {narrowed} ORDER BY id DESC LIMIT :number"
 
 # Ready rows are indexed by lane, and held ones apart from them, not by their keys: those are all
-# looked at. Comparing (lane, id) as a pair, and `id + 0`, keeps the planner from walking the
-# primary key past all that is sent.
+# looked at. Below its lane's floor nothing is ready (see `outbox.floors`). Comparing (lane, id) as
+# a pair, and `id + 0`, keeps the planner from walking the primary key past all that is sent.
 _PENDING_KEYS = """
     SELECT id FROM (
       {ready}
@@ -96,7 +96,9 @@ _PENDING_KEYS = """
 _READY_OF_LANE = """
       SELECT id FROM (SELECT id FROM jetstream_outbox_events
                        WHERE status = 'pending' AND NOT held
-                         AND lane >= {lane} AND (lane, id) < ({lane}, :after)
+                         AND (lane, id) > ({lane}, coalesce((
+                               SELECT floor FROM jetstream_outbox_lanes WHERE lane = {lane}), 0))
+                         AND (lane, id) < ({lane}, :after)
                        ORDER BY lane DESC, id DESC LIMIT :number) l{lane}"""
 _PENDING = _PENDING_KEYS.format(
     ready=" UNION ALL ".join(_READY_OF_LANE.format(lane=lane) for lane in range(LANES))

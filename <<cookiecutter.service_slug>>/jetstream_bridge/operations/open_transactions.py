@@ -1,5 +1,8 @@
 """The database's oldest open transaction: it keeps locks, and rows that a vacuum could remove.
 
+And how many such rows outbox and inbox have, as the database's own statistics tell: no table is
+read for it.
+
 Only PostgreSQL tells. Sessions of other users are seen with the role `pg_read_all_stats` only.
 """
 
@@ -19,6 +22,12 @@ _OLDEST = text("""
      WHERE datname = current_database() AND xact_start IS NOT NULL
        AND pid <> pg_backend_pid() AND backend_type = 'client backend'
      ORDER BY xact_start LIMIT 1""")
+# Statistics are some seconds old at most. Only tables that this service's own statements mean.
+_DEAD = text("""
+    SELECT coalesce(sum(n_dead_tup), 0) FROM pg_stat_user_tables
+     WHERE relid IN (CAST(to_regclass('jetstream_outbox_events') AS oid),
+                     CAST(to_regclass('jetstream_inbox_events') AS oid))""")
+MANY_DEAD = 500_000  # rows; the alert DeadRows has the same number
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +48,13 @@ async def oldest_transaction(engine: AsyncEngine) -> OpenTransaction | None:
         await connection.execute(_LIMIT)
         row = (await connection.execute(_OLDEST)).first()
     return None if row is None else OpenTransaction(row.pid, row.program, row.state, row.seconds)
+
+
+async def dead_rows(engine: AsyncEngine) -> int | None:
+    """Return about how many row versions of outbox and inbox wait for a vacuum; None on SQLite,
+    which has none."""
+    if engine.dialect.name != "postgresql":
+        return None
+    async with engine.begin() as connection:
+        await connection.execute(_LIMIT)
+        return int((await connection.execute(_DEAD)).scalar_one())

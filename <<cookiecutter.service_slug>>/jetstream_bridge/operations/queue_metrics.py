@@ -1,6 +1,6 @@
 """How much waits, for Prometheus: read when somebody asks, and then at most every five seconds.
 
-However often this process is scraped, and by however many, the database gets one statement and
+However often this process is scraped, and by however many, the database gets three questions and
 JetStream two or three requests in five seconds. What could not be read is NaN and not an old
 number. An answer never waits longer than `ANSWER_WITHIN`.
 """
@@ -24,6 +24,7 @@ from jetstream_bridge.core.errors import BridgeError, NotConnectedError
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.operations.dead_letter_queue import DeadLetterQueue
 from jetstream_bridge.operations.inspection import Inspection
+from jetstream_bridge.operations.open_transactions import dead_rows, oldest_transaction
 from jetstream_bridge.operations.statistics import Backlog, outbox_backlog
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,14 @@ class _Gauges:
             "bridge_consumer_lag", "Events not delivered to this service yet, or not acknowledged"
         )
         self.letters = gauge("bridge_dlq_messages", "Dead letters of this service")
+        self.transaction = gauge(
+            "bridge_database_oldest_transaction_seconds",
+            "Age of the database's oldest open transaction; 0 on SQLite",
+        )
+        self.dead_rows = gauge(
+            "bridge_database_dead_rows",
+            "Row versions of outbox and inbox that wait for a vacuum; 0 on SQLite",
+        )
         self.connected = gauge("bridge_nats_connected", "1 while connected to NATS, else 0")
 
 
@@ -92,6 +101,7 @@ class QueueMetrics:
         if late:
             self._set_backlog(None)
             self._set_jetstream(None, None)
+            self._set_database(math.nan, math.nan)
 
     async def close(self) -> None:
         """Give up a reading that is under way."""
@@ -106,13 +116,27 @@ class QueueMetrics:
         self._next = max(self._next, loop_time() + SHARE * took)
 
     async def _read_all(self) -> None:
-        backlog, lag, letters = await asyncio.gather(
+        backlog, lag, letters, transaction, dead = await asyncio.gather(
             _answer(outbox_backlog(self._engine)),
             _answer(self._inspection.lag()),
             _answer(self._letters.count()),
+            _answer(self._transaction_age()),
+            _answer(self._dead_rows()),
         )
         self._set_backlog(backlog)
         self._set_jetstream(lag, letters)
+        self._set_database(transaction, dead)
+
+    async def _transaction_age(self) -> float:
+        oldest = await oldest_transaction(self._engine)
+        return 0.0 if oldest is None else oldest.seconds
+
+    async def _dead_rows(self) -> float:
+        return await dead_rows(self._engine) or 0.0
+
+    def _set_database(self, transaction: float | None, dead: float | None) -> None:
+        self._gauges.transaction.set(math.nan if transaction is None else transaction)
+        self._gauges.dead_rows.set(math.nan if dead is None else dead)
 
     def _set_backlog(self, backlog: Backlog | None) -> None:
         if backlog is None:

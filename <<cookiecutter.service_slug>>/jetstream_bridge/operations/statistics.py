@@ -2,7 +2,7 @@
 
 Each number is read from an index, and no row is: what is unsent, failed or unprocessed from a
 partial one, whose size is that number, however many finished rows lie around. A large backlog is
-estimated. Only the finished ones are counted in the primary key.
+estimated. Only the finished ones are counted in the primary key, and estimated where they are many.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ class Flow:
     handled: int  # events whose handling ended in the last `within` seconds
 
 
-# Ready rows are read lane by lane from their first one on, since what lies before it in the index
-# was sent and waits for a vacuum; and not further than `most` in each. The oldest of the ready
-# rows is the first of a lane; the oldest of the others is one that waits for its own next try,
-# since what waits behind it is younger. Rows that another program marks as `publishing` are not
-# sent.
+# Ready rows are read lane by lane from their floor on, since what lies before it in the index was
+# sent and waits for a vacuum (see `outbox.floors`); and not further than `most` in each. The oldest
+# of the ready rows is the first of a lane; the oldest of the others is one that waits for its own
+# next try, since what waits behind it is younger. Rows that another program marks as `publishing`
+# are not sent.
 _LANES = {
     "postgresql": """
         SELECT c.* FROM jetstream_outbox_lanes l CROSS JOIN LATERAL (
           SELECT count(*) AS number, min(id) AS first, max(id) AS last FROM (
             SELECT e.id FROM jetstream_outbox_events e
-             WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held
+             WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held AND e.id > l.floor
              ORDER BY e.id LIMIT :most) r) c""",
     "sqlite": """
         SELECT count(*) AS number, min(id) AS first, max(id) AS last FROM (
@@ -87,7 +87,21 @@ _BACKLOG = """
     (SELECT min(enqueued_at) FROM jetstream_outbox_events WHERE retry_at IS NOT NULL)
       AS oldest_waiting"""
 MOST_READY = 10_000  # counted in each lane
-_TOTAL = "(SELECT count(*) FROM jetstream_outbox_events) AS total"
+MOST_ROWS = 200_000  # counted in a whole table; of a larger one the number is an estimate
+# PostgreSQL's is as old as the last vacuum; SQLite's counts gaps between keys too.
+_ESTIMATE = {
+    "postgresql": "greatest(f.number, (SELECT CAST(reltuples AS bigint) FROM pg_catalog.pg_class"
+    " WHERE oid = CAST('{0}' AS regclass)))",
+    "sqlite": "max(f.number, (SELECT max(id) - min(id) + 1 FROM {0}))",
+}
+
+
+def _total(dialect: str, table: str) -> str:
+    return f"""(
+    SELECT CASE WHEN f.number < :most_rows THEN f.number ELSE {_ESTIMATE[dialect].format(table)} END
+      FROM (SELECT count(*) AS number FROM (SELECT 1 AS one FROM {table} LIMIT :most_rows) r) f)"""
+
+
 _SECONDS_SINCE = {
     "postgresql": "extract(epoch FROM clock_timestamp() - {0})",
     "sqlite": "(strftime('%J', 'now') - julianday({0})) * 86400.0",
@@ -107,18 +121,26 @@ def _counting(dialect: str, columns: str) -> TextClause:
 
 
 _COUNT_BACKLOG = {name: _counting(name, _BACKLOG) for name in _SECONDS_SINCE}
-_COUNT_OUTBOX = {name: _counting(name, f"{_BACKLOG}, {_TOTAL}") for name in _SECONDS_SINCE}
+_COUNT_OUTBOX = {
+    name: _counting(name, f"{_BACKLOG}, {_total(name, 'jetstream_outbox_events')} AS total")
+    for name in _SECONDS_SINCE
+}
 
-_COUNT_INBOX = text("""
+_COUNT_INBOX = {
+    name: text(f"""
     SELECT status, count(*) AS number FROM jetstream_inbox_events
      WHERE status <> 'processed' GROUP BY status
      UNION ALL
-    SELECT 'total', count(*) FROM jetstream_inbox_events""")
+    SELECT 'total', {_total(name, "jetstream_inbox_events")}""")
+    for name in _SECONDS_SINCE
+}
 
 # Both are read from the end of an index, whatever the tables' size. PostgreSQL compares an index
 # with a moment that stands still during the statement; clock_timestamp() does not.
 _FLOW = """
-    SELECT coalesce((SELECT max(id) FROM jetstream_outbox_events), 0) AS newest,
+    SELECT coalesce((SELECT max(id) FROM jetstream_outbox_events
+                      WHERE id >= (SELECT max(floor) FROM jetstream_outbox_lanes)),
+                    (SELECT max(floor) FROM jetstream_outbox_lanes), 0) AS newest,
            (SELECT count(*) FROM (SELECT 1 AS one FROM jetstream_inbox_events
                                    WHERE processed_at > {since} LIMIT :most) h) AS handled"""
 _COUNT_FLOW = {
@@ -142,9 +164,10 @@ async def outbox_backlog(engine: AsyncEngine) -> Backlog:
 
 
 async def outbox_stats(engine: AsyncEngine) -> OutboxStats:
-    """Count the whole outbox: 100,000 sent rows take some 20 ms, and more of them as much more."""
-    [row] = await _read(engine, _COUNT_OUTBOX[engine.dialect.name], most=MOST_READY)
-    sent = row["total"] - row["pending"] - row["failed"]
+    """Count the whole outbox: 100,000 rows take some 20 ms. More than 200,000 are estimated."""
+    statement = _COUNT_OUTBOX[engine.dialect.name]
+    [row] = await _read(engine, statement, most=MOST_READY, most_rows=MOST_ROWS)
+    sent = max(0, row["total"] - row["pending"] - row["failed"])
     return OutboxStats(row["pending"], row["failed"], _oldest(row), row["held"], sent)
 
 
@@ -156,11 +179,12 @@ async def flow(engine: AsyncEngine, *, within: float) -> Flow:
 
 
 async def inbox_stats(engine: AsyncEngine) -> InboxStats:
-    """Count the whole inbox."""
-    found = {row["status"]: row["number"] for row in await _read(engine, _COUNT_INBOX)}
+    """Count the whole inbox; more than 200,000 processed rows are estimated."""
+    rows = await _read(engine, _COUNT_INBOX[engine.dialect.name], most_rows=MOST_ROWS)
+    found = {row["status"]: row["number"] for row in rows}
     total = found.pop("total")
     numbers = {status.value: found.get(status.value, 0) for status in InboxStatus}
-    return InboxStats(**numbers | {"processed": total - sum(found.values())})
+    return InboxStats(**numbers | {"processed": max(0, total - sum(found.values()))})
 
 
 async def _read(

@@ -25,7 +25,7 @@ from jetstream_bridge.core.leases import RENEW_SECONDS, LeaseHolder
 from jetstream_bridge.outbox.floors import FLOOR, NEWEST, WRITERS, Floors
 from jetstream_bridge.outbox.pauses import PAUSED_SINCE
 from jetstream_bridge.outbox.relay_notes import NOTES
-from jetstream_bridge.outbox.rows import COLUMNS, TYPES
+from jetstream_bridge.outbox.rows import COLUMNS, PG_HELD, TYPES
 from jetstream_bridge.outbox.settlement import Settlement, write
 from jetstream_bridge.outbox.strays import Strays
 from jetstream_bridge.outbox.tables import LANES
@@ -99,9 +99,10 @@ _BEFORE = """coalesce(sum(f.bytes) OVER (ORDER BY f.part, f.id ROWS BETWEEN UNBO
 # A second statement, so that its snapshot is taken after the locks: it sees what the lanes'
 # last holder committed. Rows due for another try come first, they are the oldest.
 _PG_ROWS = text(f"""
+    WITH taken AS MATERIALIZED (
     SELECT e.* FROM unnest(CAST(:lanes AS smallint[]), CAST(:floors AS bigint[])) AS l(lane, floor)
      CROSS JOIN LATERAL (
-       SELECT {COLUMNS["postgresql"]} FROM (
+       SELECT e.* FROM (
          SELECT f.*, {_BEFORE} FROM (
            (SELECT 0 AS part, d.* FROM jetstream_outbox_events d
              WHERE d.lane = l.lane AND d.retry_at <= now()
@@ -110,7 +111,10 @@ _PG_ROWS = text(f"""
            (SELECT 1 AS part, d.* FROM jetstream_outbox_events d
              WHERE d.lane = l.lane AND d.status = 'pending' AND NOT d.held AND d.id > l.floor
              ORDER BY d.id LIMIT :limit)) f) e
-        WHERE e.before < :bytes) e""").columns(**TYPES["postgresql"])
+        WHERE e.before < :bytes) e),
+    held AS MATERIALIZED ({PG_HELD})
+    SELECT {COLUMNS["postgresql"]} FROM taken e LEFT JOIN held h ON h.resource = e.resource
+     ORDER BY e.id""").columns(**TYPES["postgresql"])
 
 # What the relay reads is in memory, being fresh. With the default price of a random page the
 # planner prefers to walk the primary key past rows of other lanes and rows already sent. Whether
@@ -189,7 +193,7 @@ class PostgresLanes:
     async def claim(self, limit: int, limit_bytes: int, holder: str = "") -> AsyncIterator[Claim]:
         """Yield the oldest ready rows of some free lanes; their locks last until the end."""
         async with self._engine.begin() as connection:
-            named = {"timeout": self._timeout, "holder": holder}
+            named = {"timeout": self._timeout, "holder": holder, "known": self._floors.newest}
             statement = _PG_BOUND[self._floors.wants_writers]
             bound = (await connection.execute(statement, named)).one()
             state = (bound.since, bound.noted, bound.in_doubt)
@@ -200,6 +204,7 @@ class PostgresLanes:
             lanes = await self._lock_lanes(connection)
             rows = await self._rows(connection, lanes, limit, limit_bytes) if lanes else []
             self._floors.claimed(len(rows))
+            await self._floors.store(connection, lanes)
             yield _PostgresClaim(connection, rows, *state)
 
     async def _raise_floors(self, connection: AsyncConnection, bound: Row[Any]) -> None:

@@ -11,12 +11,14 @@ so unseen. That is exact, and does not depend on how long anything takes:
   is counted in the lane (`reopens`, `reopened`): whoever locks the lane next lowers its floor.
   Failed events that are retried are made due (`retry_at`), which has no floor.
 
-A floor is one process's knowledge and is in memory; it begins at 0.
+A floor is one process's knowledge and is in memory. Now and then it is stored in the lane, for
+relays that begin and for those who count or list: each time is a version of the lane's row, which
+an old snapshot keeps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -27,18 +29,21 @@ from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.outbox.tables import LANES
 
 LAG = 128  # ids between two surveys; a look walks over the entries of twice as many at most
+STORE_BUSY, STORE_IDLE = 8192, 1024  # ids between two times that a floor is stored
 EVERY = 1.0  # seconds, where fewer ids were drawn
 _PREPARED = "-1/"  # how the name of a prepared transaction begins, which it had not before
 
 # The lane's floor, as of what happened in the lane since this process has locked it last. Who
-# missed one lowering knows how far; who missed more looks from the beginning.
+# missed one lowering knows how far; who missed more begins at the one that is stored.
 FLOOR = """
-    CASE l.reopens - (CAST(:seen AS bigint[]))[l.lane + 1]
+    greatest(l.floor, CASE l.reopens - (CAST(:seen AS bigint[]))[l.lane + 1]
       WHEN 0 THEN (CAST(:floors AS bigint[]))[l.lane + 1]
-      WHEN 1 THEN least((CAST(:floors AS bigint[]))[l.lane + 1], l.reopened - 1)
-      ELSE 0 END"""
+      WHEN 1 THEN least((CAST(:floors AS bigint[]))[l.lane + 1], l.reopened - 1) END)"""
 
-NEWEST = "(SELECT max(id) FROM jetstream_outbox_events)"
+# Not from the end of the index alone: a table that was emptied beside an old snapshot is no end.
+NEWEST = """(SELECT max(n.id) FROM jetstream_outbox_events n
+              WHERE n.id >= greatest(CAST(:known AS bigint),
+                                     (SELECT max(k.floor) FROM jetstream_outbox_lanes k)))"""
 # The statement's snapshot, which has `newest`, is older than its look at the locks.
 WRITERS = """ARRAY(SELECT w.virtualtransaction FROM pg_catalog.pg_locks w
                WHERE w.locktype = 'relation' AND w.mode = 'RowExclusiveLock' AND w.granted
@@ -53,6 +58,15 @@ _SURVEY = text(f"""
              WHERE e.lane = l.lane AND e.status = 'pending' AND NOT e.held AND e.id > f.floor
              ORDER BY e.id LIMIT 1) AS first
       FROM jetstream_outbox_lanes l CROSS JOIN LATERAL (SELECT {FLOOR} AS floor) f""")
+
+_STORE = text("""
+    UPDATE jetstream_outbox_lanes l SET floor = x.floor
+      FROM unnest(CAST(:lanes AS smallint[]), CAST(:floors AS bigint[]), CAST(:seen AS bigint[]))
+             AS x(lane, floor, seen)
+     WHERE l.lane = x.lane AND l.reopens = x.seen AND x.floor - l.floor >= :least
+       AND l.lane = ANY(ARRAY(SELECT f.lane FROM jetstream_outbox_lanes f
+                               WHERE f.lane = ANY(CAST(:lanes AS smallint[]))
+                               ORDER BY f.lane FOR UPDATE SKIP LOCKED))""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +83,8 @@ class Floors:
     def __init__(self) -> None:
         self._floors = [0] * LANES
         self._seen = [-1] * LANES  # the lane's `reopens` that the floor is true for
-        self._newest = 0  # the highest id that was seen
+        self._stored = [0] * LANES
+        self.newest = 0  # the highest id that was seen
         self._final = 0  # nobody can commit this id any more, nor a lower one
         self._mark: _Mark | None = None
         self._asked_at = -inf  # for writers
@@ -98,12 +113,12 @@ class Floors:
     @property
     def wants_writers(self) -> bool:
         """Whether the next claim should bring `WRITERS` along."""
-        behind = self._newest - self._final
+        behind = self.newest - self._final
         return behind >= LAG or loop_time() - self._asked_at >= EVERY
 
     def note(self, newest: int | None, writers: Iterable[str] | None) -> None:
         """Take what a claim brought along: the highest visible id, and then who was at work."""
-        self._newest = newest or 0
+        self.newest = max(self.newest, newest or 0)
         if writers is not None:
             self._asked_at = loop_time()
             self._note_writers(frozenset(writers))
@@ -112,10 +127,10 @@ class Floors:
         if any(writer.startswith(_PREPARED) for writer in writers):
             return  # it may be one of those that were at work, under another name
         if not writers:
-            self._final, self._mark = self._newest, None
+            self._final, self._mark = self.newest, None
         elif self._mark is None or not self._mark.writers & writers:
             self._final = self._mark.newest if self._mark is not None else self._final
-            self._mark = _Mark(self._newest, writers)
+            self._mark = _Mark(self.newest, writers)
 
     def claimed(self, rows: int) -> None:
         """So many rows were found. When there are no more, the floors need not wait."""
@@ -137,3 +152,19 @@ class Floors:
             below = self._final if row.first is None else min(self._final, row.first - 1)
             self.known(row.lane, row.reopens, max(row.floor, below))
         self._surveyed_at, self._surveyed, self._passed = loop_time(), self._final, 0
+
+    async def store(self, connection: AsyncConnection, locked: Sequence[int]) -> None:
+        """Store the floors that have risen enough: of the lanes that a claim has locked, or of all
+        that are free when it found none."""
+        least = STORE_BUSY if locked else STORE_IDLE
+        risen = [
+            lane
+            for lane in locked or range(LANES)
+            if self._floors[lane] - self._stored[lane] >= least
+        ]
+        if risen:
+            seen = [self._seen[lane] for lane in risen]
+            named = {"lanes": risen, "floors": self.of(risen), "seen": seen, "least": least}
+            await connection.execute(_STORE, named)
+            for lane in risen:
+                self._stored[lane] = self._floors[lane]

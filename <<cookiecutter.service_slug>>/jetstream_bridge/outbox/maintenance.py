@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sqlalchemy import TextClause, text
@@ -61,10 +61,12 @@ class DiscardOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """One portion of a clean-up. `go_on_after` is 0 when nothing more is old enough."""
+    """One portion of a clean-up. `go_on_after` is 0 when nothing more is old enough; `last` is the
+    highest id that was deleted."""
 
     deleted: int
     go_on_after: int
+    last: int = field(default=0, compare=False)
 
 
 _NOW = {
@@ -119,6 +121,10 @@ _CLEANUP_PORTION = {
           FROM jetstream_outbox_events WHERE id > :after ORDER BY id LIMIT :limit""")
     for dialect, before in _BEFORE.items()
 }
+# The planner's numbers may date from when the table was small.
+_PG_BY_INDEX = text("""
+    SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)
+""")
 _DELETE = {
     "postgresql": text("""
         DELETE FROM jetstream_outbox_events
@@ -234,6 +240,8 @@ class OutboxMaintenance:
         """Delete the rows sent more than `older_than` seconds ago, among the `limit` next after
         id `after`."""
         async with self._engine.begin() as connection:
+            if self._dialect == "postgresql":
+                await connection.execute(_PG_BY_INDEX)
             portion = await connection.execute(
                 _CLEANUP_PORTION[self._dialect],
                 {"age": older_than, "after": after, "limit": limit},
@@ -243,7 +251,8 @@ class OutboxMaintenance:
             if ids:
                 await connection.execute(_DELETE[self._dialect], many_ids(self._dialect, ids))
         finished = len(rows) < limit or not any(row.done or row.old for row in rows)
-        return Cleaned(len(ids), 0 if finished else int(rows[-1].id))
+        go_on_after = 0 if finished else int(rows[-1].id)
+        return Cleaned(len(ids), go_on_after, max(ids, default=0))
 
     async def purge(self, *, older_than: float) -> int:
         """Delete all rows sent more than `older_than` seconds ago; return how many."""

@@ -32,13 +32,20 @@ MOST_ATTEMPTS = 1_000_000  # a number that can still be counted up, whatever sta
 _FIRST_HELD = """(SELECT min(h.id) FROM jetstream_outbox_events h
                    WHERE h.held AND h.resource = e.resource AND h.resource <> ''
                      AND h.id <> e.id) AS first_held"""
+# On PostgreSQL it is looked for once for each resource of `taken` rows, and not for each row: what
+# was held before stays in the index beside an old snapshot. The second one is that of the first.
+PG_HELD = """
+    SELECT r.resource, ARRAY(SELECT h.id FROM jetstream_outbox_events h
+                              WHERE h.held AND h.resource = r.resource
+                              ORDER BY h.id LIMIT 2) AS ids
+      FROM (SELECT DISTINCT resource FROM taken WHERE resource <> '') r"""
 
 COLUMNS = {
     "postgresql": f"""
         e.id, e.event_id, e.subject, CAST(e.payload AS TEXT) AS body,
         CAST(e.headers AS TEXT) AS headers, least(e.attempts, {MOST_ATTEMPTS}) AS attempts,
         e.resource, e.held, CAST(extract(epoch FROM e.enqueued_at) AS float8) AS enqueued,
-        {_FIRST_HELD}""",
+        CASE WHEN h.ids[1] = e.id THEN h.ids[2] ELSE h.ids[1] END AS first_held""",
     "sqlite": f"""
         e.id, CAST(e.event_id AS BLOB) AS event_id, CAST(e.subject AS BLOB) AS subject,
         CAST(e.payload AS BLOB) AS body, CAST(e.headers AS BLOB) AS headers,

@@ -128,7 +128,8 @@ _PG_RELEASE = text(f"""
                             AS r(resource, portion)
            CROSS JOIN LATERAL ({_FOLLOWERS.format("r.resource", "r.portion")}) f))
       RETURNING id, lane, resource)
-    UPDATE jetstream_outbox_lanes l SET reopens = l.reopens + 1, reopened = b.lowest
+    UPDATE jetstream_outbox_lanes l
+       SET reopens = l.reopens + 1, reopened = b.lowest, floor = least(l.floor, b.lowest - 1)
       FROM (SELECT lane, min(id) AS lowest FROM released
              WHERE resource = ANY(CAST(:reopened AS varchar[])) GROUP BY lane) b
      WHERE l.lane = b.lane""")

@@ -203,8 +203,8 @@ class OutboxLane(BridgeTable, table=True):
     """A share of the outbox that one relay drains at a time; its row lock is the lease.
 
     The migration fills the table with lanes 0 to 15. `reopens` counts how often rows became ready
-    again behind the back of other relays (see `floors`), and `reopened` is the lowest id of the
-    last time.
+    again behind the back of other relays (see `floors`), `reopened` is the lowest id of the last
+    time, and `floor` is one that holds for everybody. All three are 0 on SQLite.
     """
 
     __tablename__ = "jetstream_outbox_lanes"
@@ -214,5 +214,8 @@ class OutboxLane(BridgeTable, table=True):
         default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0"))
     )
     reopened: int = Field(
+        default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0"))
+    )
+    floor: int = Field(
         default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0"))
     )

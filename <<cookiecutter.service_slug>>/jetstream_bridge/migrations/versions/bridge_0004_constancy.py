@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 _LANES = "jetstream_outbox_lanes"
-_COLUMNS = ("reopens", "reopened")
+_COLUMNS = ("reopens", "reopened", "floor")
 _OPTIONS = {
     "jetstream_outbox_events": {
         "autovacuum_vacuum_scale_factor": "0.02",

@@ -6,11 +6,12 @@ The page and the answers to its script are made from the same `Overview`, so the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from jetstream_bridge.bridge import Bridge
-from jetstream_bridge.operations.open_transactions import OpenTransaction
+from jetstream_bridge.operations.open_transactions import MANY_DEAD, OpenTransaction
 from jetstream_bridge.operations.readiness import Check
 from jetstream_bridge.service.health import Health
 from jetstream_bridge.service.settings import BridgeSettings
@@ -119,8 +120,16 @@ def _database(reading: Snapshot, checks: dict[str, Check]) -> ComponentStatus:
         return part("warn", "Migrations missing", checks["migrations"].detail or "")
     transaction = reading.transaction.value
     if transaction is None or transaction.seconds < OLD_TRANSACTION:
-        return part("ok", "Connected", "all migrations applied")
+        return _vacuumed(part, reading.dead_rows.value)
     return part("warn", "Connected, old transaction", _told(transaction))
+
+
+def _vacuumed(part: Callable[[State, str, str], Part], dead: int | None) -> Part:
+    if dead is None:
+        return part("ok", "Connected", "all migrations applied")
+    if dead < MANY_DEAD:
+        return part("ok", "Connected", f"all migrations applied, {dead:,} dead rows")
+    return part("warn", "Connected, vacuum is behind", f"{dead:,} dead rows in outbox and inbox")
 
 
 def _told(transaction: OpenTransaction) -> str:

@@ -22,7 +22,11 @@ from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import NotConnectedError
 from jetstream_bridge.operations.inspection import ConsumerState
-from jetstream_bridge.operations.open_transactions import OpenTransaction, oldest_transaction
+from jetstream_bridge.operations.open_transactions import (
+    OpenTransaction,
+    dead_rows,
+    oldest_transaction,
+)
 from jetstream_bridge.operations.statistics import Backlog, Flow, flow, outbox_backlog
 from jetstream_bridge.web.admin.access import FAULTS, as_http
 
@@ -61,6 +65,7 @@ class Snapshot:
     letters: Answer[int]
     rtt: Answer[float]
     transaction: Answer[OpenTransaction | None]  # the database's oldest
+    dead_rows: Answer[int | None]  # row versions that wait for a vacuum
     published: float | None = None  # events in a second, by all replicas; None: not known yet
 
     @property
@@ -102,6 +107,7 @@ class SnapshotCache:
             "letters": bridge.letters.count,
             "rtt": bridge.inspection.rtt,
             "transaction": lambda: oldest_transaction(engine),
+            "dead_rows": lambda: dead_rows(engine),
         }
         self._explain = connection.explain
         self._asked: dict[str, asyncio.Task[Answer[Any]]] = {}
