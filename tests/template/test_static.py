@@ -79,6 +79,7 @@ def test_the_environment_of_the_repository_has_all_that_a_service_has() -> None:
         found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
         return found
 
-    of_a_service = project(TEMPLATE / "pyproject.toml")
+    of_a_service = project(TEMPLATE / "pyproject.toml")  # the lines of either answer to `bridge`
     wanted = {*of_a_service["dependencies"], *of_a_service["optional-dependencies"]["dev"]}
+    wanted -= {line for line in wanted if line.startswith("jetstream-bridge")}
     assert wanted <= {*project(ROOT / "pyproject.toml")["dependencies"]}
