@@ -15,7 +15,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-offline test-browser test-alerts search hostile coverage demo chaos \
-	crash-matrix bench docs sizes lint format
+	crash-matrix bench docs sizes wheel lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -101,6 +101,10 @@ docs: setup ## Write docs/configuration.md from the code
 
 sizes: setup ## Say how large a service and the package are
 	@$(BIN)/python docs/sizes.py
+
+# Without isolation: hatchling is in .venv, so that a build asks no package index.
+wheel: setup ## Build the wheel of jetstream_bridge into dist/
+	@cd package && ../$(BIN)/python -m hatchling build --target wheel --directory ../dist
 
 lint: setup ## Check style and types, of the template too
 	@$(BIN)/ruff check .

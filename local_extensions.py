@@ -33,6 +33,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "deployment": ("kubernetes", "compose", "none"),
     "ci": ("github", "gitlab", "none"),
     "license": ("MIT", "Apache-2.0", "Proprietary"),
+    "bridge": ("vendored", "installed"),
 }
 _YES_OR_NO = ("true", "yes", "y", "on", "1", "t", "false", "no", "n", "off", "0", "f")
 _JOINERS = "\u200c\u200d"  # not printable by themselves, but part of many emoji and scripts
@@ -136,6 +137,12 @@ def _is_one_of(choices: Sequence[str]) -> Callable[[object, Mapping[str, object]
     return lambda value, _: value in choices
 
 
+def _is_another_project(value: object, answers: Mapping[str, object]) -> bool:
+    """A project cannot depend on one of its own name."""
+    slug = str(answers.get("service_slug")).replace("_", "-")
+    return value != "installed" or slug != "jetstream-bridge"
+
+
 def _is_yes_or_no(value: object, _: Mapping[str, object]) -> bool:
     return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _YES_OR_NO)
 
@@ -147,6 +154,9 @@ RULES = (
     Rule("author", "write text that UTF-8 can hold", _is_text),
     Rule("destination_app", _SLUG_RULE, _is_slug),
     Rule("destination_app", "name another service than service_slug does", _is_another_service),
+    Rule(
+        "bridge", "choose vendored, or another service_slug: that is its name", _is_another_project
+    ),
     Rule("include_example", "choose true or false", _is_yes_or_no),
 )
 

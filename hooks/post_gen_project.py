@@ -25,6 +25,8 @@ PARTS: tuple[tuple[str, str | bool, str], ...] = (
     ("include_example", True, "app/routers/customers.py"),
     ("include_example", True, "migrations/versions/0002_customers.py"),
     ("include_example", True, "tests/test_customers.py"),
+    ("bridge", "vendored", "jetstream_bridge"),
+    ("bridge", "vendored", ".gitattributes"),
     ("ci", "github", ".github"),
     ("ci", "gitlab", ".gitlab-ci.yml"),
     ("license", "MIT", "_license_mit"),
@@ -42,6 +44,8 @@ CACHES = frozenset(
         ".screenshots",
     }
 )
+# Of version 0.1.0, when a service of that time is baked over: they belong to no service any more.
+OLD_LAYOUT = ("app/bridge", "app/commands", "app/console", "app/routers/admin", "app/database.py")
 KEPT = frozenset({".git", ".venv"})  # of the user, when a service is baked over itself
 GIT_TIMEOUT = 10.0  # seconds
 
@@ -56,6 +60,7 @@ def finish(service: Path, answers: Mapping[str, object]) -> None:
         # them destroys the update.
         return
     init_repository(service)
+    name_leftovers(service)
     print_next_steps(service)
 
 
@@ -134,6 +139,17 @@ def init_repository(service: Path) -> None:
         print(f"No git repository was made: {error.stderr.strip()}", file=sys.stderr)
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"No git repository was made: {error}", file=sys.stderr)
+
+
+def name_leftovers(service: Path) -> None:
+    """Name what the layout of 0.1.0 left; it may hold edits of the team, so it stays."""
+    left = [name for name in OLD_LAYOUT if (service / name).exists()]
+    if left:
+        print(
+            f"The layout of version 0.1.0 has left {', '.join(left)}: delete what docs/upgrading.md "
+            "of the template lists, 'By baking over the service'",
+            file=sys.stderr,
+        )
 
 
 def print_next_steps(service: Path) -> None:

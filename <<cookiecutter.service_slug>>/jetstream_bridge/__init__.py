@@ -1,6 +1,6 @@
 """Events over NATS JetStream: outbox, relay, inbox, consumers and topology of one service.
 
-This package comes with the template. A service does not edit it: an update replaces it.
+This package is not a service's own: a service does not edit it, an update replaces it.
 A name is imported when it is asked for, so that a command that needs little starts quickly.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jetstream_bridge.outbox.publish_result import BatchResult, PublishResult
     from jetstream_bridge.outbox.publisher import Publisher
 
-__version__ = "0.1.0"  # of the template that this package came with
+__version__ = "0.2.0"  # of this package, and of its wheel
 
 __all__ = [
     "Backoff",

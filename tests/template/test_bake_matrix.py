@@ -57,13 +57,10 @@ def source_of(service: Path, name: str) -> Path:
     return OVERLAY / name if replaced else TEMPLATE / name
 
 
-def expected(include_example: bool) -> set[str]:
+def expected(answers: Answers) -> set[str]:
     """The Python files that a service should have."""
-    left_out = {
-        path
-        for question, answer, path in PARTS
-        if answer != include_example and question == "include_example"
-    }
+    include_example = answers["include_example"] is True
+    left_out = {path for question, answer, path in PARTS if answer != answers[question]}
 
     def names(root: Path) -> set[str]:
         found = (path.relative_to(root) for path in root.rglob("*.py"))
@@ -80,8 +77,8 @@ def check(service: Path, answers: Answers) -> None:
         parse(path, text)
         assert text.endswith("\n") or not text, path
     check_identity(service, answers)
-    check_python(service, include_example=answers["include_example"] is True)
-    check_assets(service)
+    check_python(service, answers)
+    check_assets(service, answers)
     check_parts(service, answers)
 
 
@@ -113,18 +110,18 @@ def check_identity(service: Path, answers: Answers) -> None:
     assert "\n# " in f"\n{(service / 'README.md').read_text(encoding='utf-8')}"
 
 
-def check_python(service: Path, *, include_example: bool) -> None:
+def check_python(service: Path, answers: Answers) -> None:
     found = {str(path.relative_to(service)) for path in files(service) if path.suffix == ".py"}
-    assert found == expected(include_example)
+    assert found == expected(answers)
     for name in found:
         assert (service / name).read_bytes() == source_of(service, name).read_bytes(), name
 
 
-def check_assets(service: Path) -> None:
+def check_assets(service: Path, answers: Answers) -> None:
     """Pages, styles and scripts have braces of their own: nobody renders them."""
     kinds = {".html", ".css", ".js", ".svg"}
     found = [path for path in files(service) if path.suffix in kinds]
-    assert {path.suffix for path in found} == kinds
+    assert {path.suffix for path in found} == (kinds if answers["bridge"] == "vendored" else set())
     for path in found:
         name = str(path.relative_to(service))
         assert path.read_bytes() == source_of(service, name).read_bytes(), name
@@ -179,7 +176,7 @@ def test_free_text_is_text_everywhere(number: int, tmp_path: Path) -> None:
 def test_the_prompt_takes_free_text_as_text(tmp_path: Path) -> None:
     typed = ["Ördérs << 1+1 >>", "", '{{ 2+2 }} "quoted" \\', "# <% if %>", "", "sqlite"]
     done = run_generator(
-        tmp_path / "out", stdin="\n".join([*typed, "n", "none", "none", "Proprietary", ""])
+        tmp_path / "out", stdin="\n".join([*typed, "n", "none", "none", "Proprietary", "", ""])
     )
     assert done.returncode == 0, done.stdout + done.stderr
     row: Answers = {
@@ -193,6 +190,7 @@ def test_the_prompt_takes_free_text_as_text(tmp_path: Path) -> None:
         "deployment": "none",
         "ci": "none",
         "license": "Proprietary",
+        "bridge": "vendored",
     }
     check(tmp_path / "out/orders-1-1", row)
 

@@ -39,6 +39,7 @@ def answers(**changes: object) -> dict[str, object]:
         "deployment": "none",
         "ci": "gitlab",
         "license": "MIT",
+        "bridge": "vendored",
     }
     return given | changes
 
@@ -100,6 +101,7 @@ def test_a_good_answer_passes(change: dict[str, object]) -> None:
         ("deployment", ""),
         ("ci", "GitHub"),
         ("license", "mit"),
+        ("bridge", "wheel"),
     ],
 )
 def test_a_bad_answer_is_refused_by_name_value_and_rule(
@@ -177,12 +179,22 @@ def test_the_command_refuses_with_one_line_and_writes_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_service_does_not_depend_on_a_package_of_its_own_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for slug in ("jetstream-bridge", "jetstream_bridge"):
+        checked(answers(service_slug=slug))
+        with pytest.raises(SystemExit) as refusal:
+            checked(answers(service_slug=slug, bridge="installed"))
+        assert "bridge: 'installed' is refused; choose vendored" in str(refusal.value)
+
+
 def test_a_bad_answer_at_the_prompt_ends_the_questions(tmp_path: Path) -> None:
     done = run_generator(tmp_path / "out", stdin="Orders Service\nBad Slug\n\n\n\n")
     assert done.returncode == 1
     assert done.stderr.startswith("service_slug: 'Bad Slug' is refused; ")
     assert done.stderr.count("\n") == 1
-    assert "[6/10]" not in done.stdout
+    assert "[6/11]" not in done.stdout
     assert list((tmp_path / "out").iterdir()) == []
 
 

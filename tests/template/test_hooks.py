@@ -17,6 +17,7 @@ ANSWERS: dict[str, object] = {
     "deployment": "none",
     "ci": "github",
     "license": "MIT",
+    "bridge": "vendored",
 }
 
 
@@ -142,6 +143,20 @@ def test_cruft_gets_no_repository_and_no_next_steps(
     hook.finish(service, ANSWERS | {"_commit": "0123abc"})
     assert not (service / ".git").exists()
     assert capsys.readouterr().out == ""
+
+
+def test_what_an_old_layout_left_is_named_and_stays(
+    service: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hook.finish(service, ANSWERS)
+    assert capsys.readouterr().err == ""
+    write(service, "app/bridge/bridge.py", "app/routers/admin/dlq.py", "app/routers/admin.py")
+    before = tree(service)
+    hook.finish(service, ANSWERS)
+    said = capsys.readouterr().err
+    assert "has left app/bridge, app/routers/admin: delete" in said
+    assert "docs/upgrading.md" in said
+    assert tree(service) == before
 
 
 def test_the_next_steps_are_four_lines(service: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,7 @@ def test_the_environment_of_the_repository_has_all_that_a_service_has() -> None:
     def tables(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
 
-    of_a_service = tables(TEMPLATE / "pyproject.toml")
+    of_a_service = tables(TEMPLATE / "pyproject.toml")  # the lines of either answer to `bridge`
     wanted = {*of_a_service["project"]["dependencies"], *of_a_service["dependency-groups"]["dev"]}
+    wanted -= {line for line in wanted if line.startswith("jetstream-bridge")}
     assert wanted <= {*tables(ROOT / "pyproject.toml")["project"]["dependencies"]}
