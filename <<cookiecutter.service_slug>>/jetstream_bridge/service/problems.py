@@ -20,8 +20,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS, Fault, fault_of
 from jetstream_bridge.core.database_probe import described
@@ -30,6 +31,8 @@ from jetstream_bridge.core.errors import NatsConnectionError, PublishUnavailable
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY = 1024 * 1024  # bytes
 RETRY_AFTER = 5  # seconds
+_OF_STARLETTE = "Content Too Large"  # what its limit says
+_TOO_LARGE = f"The body is larger than {MAX_BODY} bytes; send less at once."
 
 _SCHEMA = "Problem"
 
@@ -68,7 +71,8 @@ def install(app: FastAPI) -> None:
     for kind in (*DATABASE_ERRORS, PublishUnavailableError, NatsConnectionError):
         app.add_exception_handler(kind, _unavailable)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MAX_BODY)
+    app.add_middleware(DeclaredLength, max_bytes=MAX_BODY)
     app.openapi = partial(_described, app)  # type: ignore[method-assign]
 
 
@@ -131,7 +135,8 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     if error.status_code == 405:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
-    return problem(error.status_code, error.detail, headers=headers)
+    detail = _TOO_LARGE if error.detail == _OF_STARLETTE else error.detail
+    return problem(error.status_code, detail, headers=headers)
 
 
 def _methods(request: Request) -> set[str]:
@@ -190,57 +195,21 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     return problem(500, "The service failed to answer this request. The fault is in its log.")
 
 
-class BodyTooLarge(HTTPException):
-    """Raised to whoever reads the body, at the byte that is one too many."""
+class DeclaredLength:
+    """Refuses a request that announces too large a body, before any of it is read.
 
-    def __init__(self, max_bytes: int) -> None:
-        super().__init__(413, f"The body is larger than {max_bytes} bytes; send less at once.")
-
-
-class BodyLimit:
-    """Refuses a request body of more than `max_bytes`."""
+    Starlette's limit, inside, counts the bytes of those that do not say how large they will be.
+    It would refuse these too, but not with a problem document.
+    """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if self._announces_too_much(scope):
-            await self._refuse(scope, receive, send)
-            return
-        await self._pass_on(scope, receive, send)
+        refused = scope["type"] == "http" and self._is_too_much(scope)
+        await (problem(413, _TOO_LARGE) if refused else self._app)(scope, receive, send)
 
-    def _announces_too_much(self, scope: Scope) -> bool:
+    def _is_too_much(self, scope: Scope) -> bool:
         length = Headers(scope=scope).get("content-length", "")
         return length.isdecimal() and int(length) > self._max_bytes
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = BodyTooLarge(self._max_bytes)
-        await problem(error.status_code, error.detail)(scope, receive, send)
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        received = 0
-        answered = False
-
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_bytes:
-                raise BodyTooLarge(self._max_bytes)
-            return message
-
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except BodyTooLarge:
-            if answered:
-                raise
-            await self._refuse(scope, receive, send)
