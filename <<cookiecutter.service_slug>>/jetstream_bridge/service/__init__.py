@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jetstream_bridge.service.dev import run_dev
     from jetstream_bridge.service.extensions import Extensions
     from jetstream_bridge.service.settings import BridgeSettings
-    from jetstream_bridge.service.settings_loading import read_settings
+    from jetstream_bridge.service.settings_loading import load_settings, read_settings
     from jetstream_bridge.service.start_checks import prepare_process
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Database",
     "Extensions",
     "engine_for",
+    "load_settings",
     "prepare_process",
     "read_settings",
     "run_dev",
@@ -34,7 +35,7 @@ __getattr__ = on_demand(
         "jetstream_bridge.service.dev": ("run_dev",),
         "jetstream_bridge.service.extensions": ("Extensions",),
         "jetstream_bridge.service.settings": ("BridgeSettings",),
-        "jetstream_bridge.service.settings_loading": ("read_settings",),
+        "jetstream_bridge.service.settings_loading": ("load_settings", "read_settings"),
         "jetstream_bridge.service.start_checks": ("prepare_process",),
     },
 )

@@ -124,7 +124,9 @@ def _database(reading: Snapshot, checks: dict[str, Check]) -> ComponentStatus:
     return part("warn", "Connected, old transaction", _told(transaction))
 
 
-def _vacuumed(part: Callable[[State, str, str], Part], dead: int | None) -> Part:
+def _vacuumed(
+    part: Callable[[State, str, str], ComponentStatus], dead: int | None
+) -> ComponentStatus:
     if dead is None:
         return part("ok", "Connected", "all migrations applied")
     if dead < MANY_DEAD:
