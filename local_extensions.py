@@ -154,9 +154,7 @@ RULES = (
     Rule("author", "write text that UTF-8 can hold", _is_text),
     Rule("destination_app", _SLUG_RULE, _is_slug),
     Rule("destination_app", "name another service than service_slug does", _is_another_service),
-    Rule(
-        "bridge", "choose vendored, or another service_slug: that is its name", _is_another_project
-    ),
+    Rule("bridge", "choose vendored, or another service_slug", _is_another_project),
     Rule("include_example", "choose true or false", _is_yes_or_no),
 )
 

@@ -146,8 +146,8 @@ def name_leftovers(service: Path) -> None:
     left = [name for name in OLD_LAYOUT if (service / name).exists()]
     if left:
         print(
-            f"The layout of version 0.1.0 has left {', '.join(left)}: delete what docs/upgrading.md "
-            "of the template lists, 'By baking over the service'",
+            f"The layout of version 0.1.0 has left {', '.join(left)}: delete what "
+            "docs/upgrading.md of the template lists, 'By baking over the service'",
             file=sys.stderr,
         )
 

@@ -1,4 +1,4 @@
-"""The wheel holds the package and nothing else, and a service with `bridge: installed` lives on it."""
+"""The wheel holds the package and nothing else; a service with `bridge: installed` lives on it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import jetstream_bridge
 import pytest
 
+import jetstream_bridge
 from tests.template.baking import ROOT, TEMPLATE, bake, clean_environment
 from tests.template.test_generated_suites import SETUP_AND_TEST, make
 from tests.template.wheels import build_wheel, copy_package, found_in

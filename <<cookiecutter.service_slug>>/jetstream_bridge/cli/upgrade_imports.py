@@ -1,4 +1,4 @@
-"""Rewrites imports of the layout of version 0.1.0: `python -m jetstream_bridge.cli.upgrade_imports`.
+"""Rewrites imports of version 0.1.0: `python -m jetstream_bridge.cli.upgrade_imports`.
 
 A module that has no successor is named with its file and line, and never guessed. It reads files
 only and imports nothing of the service, which cannot be imported before.
