@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from jetstream_bridge.service.database import Database, engine_for
     from jetstream_bridge.service.dev import run_dev
     from jetstream_bridge.service.extensions import Extensions
-    from jetstream_bridge.service.settings import BridgeSettings
+    from jetstream_bridge.service.logs import log_handler
+    from jetstream_bridge.service.modules import import_modules
+    from jetstream_bridge.service.settings import BridgeSettings, read_settings
     from jetstream_bridge.service.start_checks import prepare_process
 
 __all__ = [
@@ -18,7 +20,10 @@ __all__ = [
     "Database",
     "Extensions",
     "engine_for",
+    "import_modules",
+    "log_handler",
     "prepare_process",
+    "read_settings",
     "run_dev",
 ]
 
@@ -31,7 +36,9 @@ __getattr__ = on_demand(
         ),
         "jetstream_bridge.service.dev": ("run_dev",),
         "jetstream_bridge.service.extensions": ("Extensions",),
-        "jetstream_bridge.service.settings": ("BridgeSettings",),
+        "jetstream_bridge.service.logs": ("log_handler",),
+        "jetstream_bridge.service.modules": ("import_modules",),
+        "jetstream_bridge.service.settings": ("BridgeSettings", "read_settings"),
         "jetstream_bridge.service.start_checks": ("prepare_process",),
     },
 )
