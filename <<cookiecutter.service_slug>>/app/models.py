@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from sqlmodel import Field
 from uuid_utils import uuid7
 
-from jetstream_bridge.core.naming import SQLModel
+from jetstream_bridge import SQLModel
 
 
 def new_id() -> str:

@@ -6,14 +6,16 @@ A name is imported when it is asked for, so that a command that needs little sta
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jetstream_bridge.core.public_names import on_demand
 
 if TYPE_CHECKING:
     from jetstream_bridge.bridge import Bridge
     from jetstream_bridge.core.config import BridgeConfig, ConnectionOptions
     from jetstream_bridge.core.delays import Backoff, Delays, Exponential, Linear, RetryStrategy
-    from jetstream_bridge.core.errors import BridgeError, Retry, Unrecoverable
+    from jetstream_bridge.core.errors import BridgeError, RegistrationError, Retry, Unrecoverable
+    from jetstream_bridge.core.naming import SQLModel
     from jetstream_bridge.events.dead_letter import DeadLetter
     from jetstream_bridge.events.envelope import Envelope
     from jetstream_bridge.events.event import Event, Metadata
@@ -47,16 +49,18 @@ __all__ = [
     "PublishBatch",
     "PublishResult",
     "Publisher",
+    "RegistrationError",
     "Retry",
     "RetryStrategy",
+    "SQLModel",
     "Unrecoverable",
     "__version__",
     "status_of",
 ]
 
-_WHERE = {
-    name: module
-    for module, names in {
+__getattr__ = on_demand(
+    __name__,
+    {
         "jetstream_bridge.bridge": ("Bridge",),
         "jetstream_bridge.core.config": (
             "BridgeConfig",
@@ -71,9 +75,11 @@ _WHERE = {
         ),
         "jetstream_bridge.core.errors": (
             "BridgeError",
+            "RegistrationError",
             "Retry",
             "Unrecoverable",
         ),
+        "jetstream_bridge.core.naming": ("SQLModel",),
         "jetstream_bridge.events.dead_letter": ("DeadLetter",),
         "jetstream_bridge.events.envelope": ("Envelope",),
         "jetstream_bridge.events.event": (
@@ -95,13 +101,5 @@ _WHERE = {
             "PublishResult",
         ),
         "jetstream_bridge.outbox.publisher": ("Publisher",),
-    }.items()
-    for name in names
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_WHERE[name]), name)
-    return found
+    },
+)

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.models import Customer
 from app.settings import Settings
-from jetstream_bridge.service.database import Database
+from jetstream_bridge.service import Database
 from jetstream_bridge.testing import Deliver, Outcome, Published
 
 ADA = {"name": "Ada", "email": "ada@example.com"}

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-
 from app.consumers.registry import consumers
 from jetstream_bridge import Consumers
-from jetstream_bridge.core.error_report import report
-from jetstream_bridge.core.errors import RegistrationError
+from jetstream_bridge.service import import_modules
 
 
 def load_consumers() -> Consumers:
@@ -16,11 +12,5 @@ def load_consumers() -> Consumers:
 
     Raises `RegistrationError`, with the line at fault, for a module that cannot be imported.
     """
-    for module in pkgutil.iter_modules(__path__):
-        try:
-            importlib.import_module(f"{__name__}.{module.name}")
-        except Exception as error:
-            raise RegistrationError(
-                f"app/consumers/{module.name}.py cannot be imported: {report(error)}"
-            ) from error
+    import_modules(__name__, __path__)
     return consumers

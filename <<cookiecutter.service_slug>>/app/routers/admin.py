@@ -1,7 +1,7 @@
-"""The operator's API under `/admin`. Routes that are added here need the token too."""
+"""The operator's API under `/admin`. Own routes there: `admin_router` of `jetstream_bridge.web`."""
 
 from __future__ import annotations
 
-from jetstream_bridge.web.admin import router
+from jetstream_bridge.web import operators_api as router
 
 __all__ = ["router"]

@@ -6,6 +6,7 @@ So a command that needs little starts quickly, and importing one name brings no 
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ def on_demand(package: str, names: Mapping[str, Iterable[str]]) -> Callable[[str
     def find(name: str) -> Any:
         if name not in where:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(where[name]), name)
+        found = getattr(importlib.import_module(where[name]), name)
+        setattr(sys.modules[package], name, found)  # so that it is looked for once
+        return found
 
     return find

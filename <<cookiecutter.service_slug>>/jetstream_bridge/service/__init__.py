@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from jetstream_bridge.service.database import Database, engine_for
     from jetstream_bridge.service.dev import run_dev
     from jetstream_bridge.service.extensions import Extensions
+    from jetstream_bridge.service.logs import log_handler
+    from jetstream_bridge.service.modules import import_modules
     from jetstream_bridge.service.settings import BridgeSettings
     from jetstream_bridge.service.settings_loading import load_settings, read_settings
     from jetstream_bridge.service.start_checks import prepare_process
@@ -19,7 +21,9 @@ __all__ = [
     "Database",
     "Extensions",
     "engine_for",
+    "import_modules",
     "load_settings",
+    "log_handler",
     "prepare_process",
     "read_settings",
     "run_dev",
@@ -34,6 +38,8 @@ __getattr__ = on_demand(
         ),
         "jetstream_bridge.service.dev": ("run_dev",),
         "jetstream_bridge.service.extensions": ("Extensions",),
+        "jetstream_bridge.service.logs": ("log_handler",),
+        "jetstream_bridge.service.modules": ("import_modules",),
         "jetstream_bridge.service.settings": ("BridgeSettings",),
         "jetstream_bridge.service.settings_loading": ("load_settings", "read_settings"),
         "jetstream_bridge.service.start_checks": ("prepare_process",),
