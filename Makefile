@@ -7,6 +7,7 @@ PYTEST := $(BIN)/python -m pytest
 PACKAGE := --ignore tests/template
 PLAYWRIGHT := $(VENV)/.playwright
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+BENCH := .venv-bench
 
 # The first of these that is new enough. Another one: make setup PYTHON=/path/to/python
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-offline test-browser test-alerts search hostile coverage demo chaos \
-	crash-matrix bench docs sizes wheel lint format
+	crash-matrix bench bench-page docs sizes wheel lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -93,8 +94,26 @@ chaos: setup ## Let everything go wrong at random (SEED=1 for the same plan, MIN
 crash-matrix: setup ## Kill a process at every named point and write docs/guarantees.md's table
 	@$(BIN)/python -m chaos.matrix --write
 
-bench: setup ## Run the benchmarks
-	@$(BIN)/python -m benchmarks
+# The peers and what draws charts have an environment of their own.
+$(BENCH)/.ready: benchmarks/requirements.txt | setup
+	@echo "Setting up $(BENCH)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python $(BIN)/python $(BENCH) && \
+		uv pip install --quiet --python $(BENCH)/bin/python --requirement $<; \
+	else \
+		$(BIN)/python -m venv $(BENCH) && \
+		$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<; \
+	fi
+	@touch $@
+
+bench: setup $(BENCH)/.ready ## Measure beside bare limits and peers (QUICK=1 for a first look, ONLY=relay, NOTE="...")
+	@$(BIN)/python -m benchmarks --peers $(BENCH)/bin/python --note "$(NOTE)" \
+		$(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	@$(if $(QUICK)$(ONLY),,$(MAKE) --no-print-directory bench-page)
+
+bench-page: setup $(BENCH)/.ready ## Write docs/performance.md's table and charts from benchmarks/results/latest.json
+	@$(BIN)/python -m benchmarks.page
+	@$(BENCH)/bin/python -m benchmarks.charts
 
 docs: setup ## Write docs/configuration.md from the code
 	@$(BIN)/python docs/make_configuration.py

@@ -1,8 +1,8 @@
-"""`make bench`: the bridge beside the bare limit on the same work, in one run, as ratios.
+"""`make bench`: the bridge beside bare limits and peers on the same work, in one run, as ratios.
 
-The bare limit is what asyncpg and nats-py reach by hand with nothing but the work itself. Figures
-vary from machine to machine and from run to run; the ratios are what to look at. Everything runs
-on servers started here: PostgreSQL and nats-server from their wheels, on this machine.
+Figures vary from machine to machine and from run to run; the ratios are what to look at. All
+measurements of a round follow one another, every second round backwards, so that what else the
+machine does meets all of them; a measurement's figure is the median of its rounds.
 """
 
 from __future__ import annotations
@@ -10,92 +10,112 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import sys
-from collections.abc import Awaitable, Callable
+import time
+from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
-
-import uvloop
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 
+from benchmarks import machine  # noqa: E402
+from benchmarks.measurements import QUICK, Sizes  # noqa: E402
+from benchmarks.plan import PARTS, TITLES, Measure, measures, ratios, unit  # noqa: E402
+from benchmarks.stage import Stage  # noqa: E402
 
-from benchmarks import bare, ours  # noqa: E402
-from jetstream_bridge.testing.postgres import PostgresServer  # noqa: E402
-from jetstream_bridge.testing.servers import NatsServer  # noqa: E402
-
-Measurement = Callable[[str, str, int], Awaitable[float]]
-
-RELAY: dict[str, Measurement] = {
-    "bare limit (own acks, batches of 1,000)": bare.relay,
-    "relay": ours.relay,
-    "relay, 50 hot resources": ours.relay_hot,
-}
-CONSUME: dict[str, Measurement] = {
-    "bare limit (batches of 500)": bare.consume_batches,
-    "bare, a commit for each message": bare.consume_each,
-    "worker": ours.consume,
-}
+RESULTS = ROOT / "benchmarks" / "results"
+ROUND_LIMIT = 300.0  # seconds of one measurement, with all that it prepares
+Rounds = dict[str, list[float]]
 
 
-async def measure(measurement: Measurement, number: int, rounds: int) -> list[float]:
-    """Run one measurement `rounds` times, each on empty servers; return events per second."""
-    results = []
-    for _ in range(rounds):
-        with NatsServer() as nats, PostgresServer() as postgres:
-            url = postgres.create_database()
-            results.append(await asyncio.wait_for(measurement(url, nats.url, number), 300))
-    return results
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=PARTS, help="measure one part and write no latest.json")
+    parser.add_argument("--quick", action="store_true", help="one round of less; for a first look")
+    parser.add_argument("--rounds", type=int, help="runs of each; the median counts (default: 5)")
+    parser.add_argument("--peers", type=Path, help="the Python of the peers' environment")
+    parser.add_argument("--note", default="", help="a sentence about the run")
+    given = parser.parse_args()
+    given.rounds = given.rounds or (1 if given.quick else 5)
+    if given.rounds < 1:
+        parser.error(f"--rounds: {given.rounds} is too few; write 1 or more")
+    if given.peers is not None:
+        given.peers = given.peers.absolute()
+    return given
 
 
-async def table(
-    title: str, measurements: dict[str, Measurement], number: int, rounds: int
-) -> dict[str, object]:
-    """Measure all of a table, print it, and return it for the JSON file."""
-    print(f"\n{title}: {number:,} events, median of {rounds}")
-    print(f"  {'':44}{'events/s':>10}{'of the limit':>14}")
-    limit = 0.0
-    rows: dict[str, object] = {}
-    for name, measurement in measurements.items():
-        results = await measure(measurement, number, rounds)
-        median = statistics.median(results)
-        limit = limit or median
-        print(f"  {name:44}{median:>10,.0f}{median / limit:>14.2f}", flush=True)
-        rows[name] = {"events_per_second": results, "ratio": round(median / limit, 3)}
-    return {"events": number, "rows": rows}
+async def measure(stage: Stage, given: argparse.Namespace) -> Rounds:
+    """Run all measurements, round by round; return the values of each."""
+    found: Rounds = defaultdict(list)
+    sizes = QUICK if given.quick else Sizes()
+    chosen = measures(given.only)
+    for number in range(given.rounds):
+        print(f"\nround {number + 1} of {given.rounds}", flush=True)
+        for one in chosen if number % 2 == 0 else reversed(chosen):
+            await _measure_one(stage, one, sizes, found)
+    return found
+
+
+async def _measure_one(stage: Stage, one: Measure, sizes: Sizes, found: Rounds) -> None:
+    began = time.monotonic()
+    async with asyncio.timeout(ROUND_LIMIT):
+        values = await one(stage, sizes)
+    took = time.monotonic() - began
+    for name, value in values.items():
+        found[name].append(value)
+        print(f"  {TITLES[name]:<58}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s", flush=True)
+
+
+def result(found: Rounds, given: argparse.Namespace, stage: Stage) -> dict[str, object]:
+    """Return what is written: machine, versions and commit, the measurements and the ratios."""
+    medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "note": given.note,
+        "machine": machine.machine(),
+        "versions": machine.versions(stage.postgres, given.peers),
+        "commit": machine.commit(),
+        "rounds": given.rounds,
+        "measurements": {
+            name: {
+                "unit": unit(name),
+                "median": medians[name],
+                "rounds": [round(value, 2) for value in values],
+            }
+            for name, values in sorted(found.items())
+        },
+        "ratios": ratios(medians),
+    }
+
+
+def write(outcome: dict[str, object], *, whole: bool) -> Path:
+    """Write `latest.json`, or `part.json` for what is not a whole run."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / ("latest.json" if whole else "part.json")
+    path.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
+    return path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--relay", type=int, default=20_000, help="rows to drain")
-    parser.add_argument("--consume", type=int, default=10_000, help="events to handle")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each; the median counts")
-    parser.add_argument("--only", choices=["relay", "consume"], help="one table only")
-    arguments = parser.parse_args()
-
-    async def run() -> dict[str, object]:
-        found: dict[str, object] = {}
-        if arguments.only != "consume":
-            found["relay"] = await table(
-                "Relay, PostgreSQL to JetStream", RELAY, arguments.relay, arguments.rounds
-            )
-        if arguments.only != "relay":
-            found["consume"] = await table(
-                "Worker, one inbox row and one business row for each event",
-                CONSUME,
-                arguments.consume,
-                arguments.rounds,
-            )
-        return found
-
-    results = uvloop.run(run())  # the loop that the service's processes run on
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"\nwritten to {path.relative_to(ROOT)}")
+    given = arguments()
+    began = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers are stopped for it too
+    with Stage(given.peers) as stage:
+        found = asyncio.run(measure(stage, given))
+        outcome = result(found, given, stage)
+    path = write(outcome, whole=not given.only and not given.quick)
+    print("\nratios")
+    for name, value in ratios({n: statistics.median(v) for n, v in found.items()}).items():
+        print(f"  {name:<58}{value:>10.2f}")
+    took = time.monotonic() - began
+    print(f"\nwritten to {path.relative_to(ROOT)} after {took:.0f} s")
 
 
-main()
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; nothing was written")

@@ -1,0 +1,335 @@
+"""What is measured, and how: each in processes of their own, seen from this one.
+
+A relay's rate is that of the stream's own timestamps, a worker's that of its rows' moments: from
+the first to the last, so that starting and looking do not count.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+from nats.js.errors import NotFoundError
+
+from benchmarks import work
+from benchmarks.stage import BASE, Child, Scene, Stage, api_command, bench_api_command, free_port
+from benchmarks.work import Acks, body, event_id
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much each measurement does. Slow peers get less to do, not less time."""
+
+    relay: int = 20_000
+    consume: int = 20_000
+    each: int = 8_000  # of what commits each message
+    faststream_outbox: int = 4_000
+    faststream: int = 2_000
+    sent: int = 1_000_000  # rows that were sent before
+    blocked: int = 50_000  # rows behind the failed one
+    snapshot: int = 100_000  # rows sent while the snapshot is open
+    seconds: int = 8  # of each rate of the latency
+    posts: int = 600
+
+
+QUICK = Sizes(
+    relay=8_000, consume=6_000, each=2_000, faststream_outbox=1_500, faststream=600, seconds=3,
+    sent=200_000, snapshot=30_000, posts=200,
+)  # fmt: skip
+
+
+# --- relays
+
+
+async def relay_raw(stage: Stage, sizes: Sizes) -> Values:
+    async with stage.scene(None) as scene:
+        await _plain_stream(scene)
+        scene.bare("relay", sizes.relay)
+        return {"relay_raw": await _stored_rate(scene, work.STREAM, sizes.relay)}
+
+
+async def relay_txoutbox(stage: Stage, sizes: Sizes) -> Values:
+    async with stage.scene(None) as scene:
+        await _plain_stream(scene)
+        scene.peer("txoutbox", sizes.relay)
+        return {"relay_txoutbox": await _stored_rate(scene, work.STREAM, sizes.relay)}
+
+
+async def relay_faststream_outbox(stage: Stage, sizes: Sizes) -> Values:
+    number = sizes.faststream_outbox
+    async with stage.scene(None) as scene:
+        await _plain_stream(scene)
+        scene.peer("faststream_outbox", number)
+        return {"relay_faststream_outbox": await _stored_rate(scene, work.STREAM, number)}
+
+
+async def relay(stage: Stage, sizes: Sizes) -> Values:
+    return {"relay": await _drained(stage, sizes, BASE, resources=5000)}
+
+
+async def relay_hot(stage: Stage, sizes: Sizes) -> Values:
+    return {"relay_hot": await _drained(stage, sizes, BASE, resources=50)}
+
+
+async def relay_beside_sent(stage: Stage, sizes: Sizes) -> Values:
+    template = stage.prepared("bench_sent", _sent_rows(sizes.sent))
+    return {"relay_1m_sent": await _drained(stage, sizes, template, resources=5000)}
+
+
+async def relay_beside_blocked(stage: Stage, sizes: Sizes) -> Values:
+    template = stage.prepared("bench_blocked", _blocked_rows(sizes.blocked))
+    return {"relay_50k_blocked": await _drained(stage, sizes, template, resources=5000)}
+
+
+async def relay_beside_snapshot(stage: Stage, sizes: Sizes) -> Values:
+    """Drain while a transaction is open that is older than 100,000 sent rows."""
+    before = sizes.snapshot
+    async with stage.scene() as scene:
+        await scene.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await scene.connection.fetchval("SELECT count(*) FROM jetstream_outbox_events")
+        await _enqueue(scene, range(before))
+        first = _relay_process(scene)
+        await _until_stored(scene, work.OUR_STREAM, before)
+        first.terminate()
+        await _enqueue(scene, range(before, before + sizes.relay))
+        _relay_process(scene)
+        rate = await _stored_rate(scene, work.OUR_STREAM, sizes.relay, after=before)
+        return {"relay_open_snapshot": rate}
+
+
+async def _drained(stage: Stage, sizes: Sizes, template: str, *, resources: int) -> float:
+    async with stage.scene(template) as scene:
+        await _enqueue(scene, range(sizes.relay), resources=resources)
+        _relay_process(scene)
+        return await _stored_rate(scene, work.OUR_STREAM, sizes.relay)
+
+
+def _relay_process(scene: Scene) -> Child:
+    return scene.service(*api_command(free_port()), app="orders", peer="billing")
+
+
+async def _enqueue(scene: Scene, numbers: Iterable[int], *, resources: int = 5000) -> None:
+    """Commit pending rows at once, by a connection of its own: another may hold a snapshot."""
+    rows = [(event_id(n), work.OUR_SUBJECT, body(n, resource=n % resources)) for n in numbers]
+    connection = await asyncpg.connect(work.driver_url(scene.database))
+    await connection.copy_records_to_table(
+        "jetstream_outbox_events", records=rows, columns=["event_id", "subject", "payload"]
+    )
+    await connection.execute("ANALYZE jetstream_outbox_events")
+    await connection.close()
+
+
+def _sent_rows(number: int) -> tuple[str, ...]:
+    """Statements for a table with `number` rows that were sent; the triggers' work is in them."""
+    return (
+        "ALTER TABLE jetstream_outbox_events DISABLE TRIGGER USER",
+        "INSERT INTO jetstream_outbox_events (event_id, subject, payload, status, sent_at, "
+        "resource, lane, bytes) SELECT 'sent-' || n, "
+        f"'{work.OUR_SUBJECT}', '{_BODY}', 'sent', now(), 'order:' || n % 5000, "
+        f"hashtext('order:' || n % 5000) & 15, 500 FROM generate_series(1, {number}) n",
+        "ALTER TABLE jetstream_outbox_events ENABLE TRIGGER USER",
+        "VACUUM ANALYZE jetstream_outbox_events",
+    )
+
+
+def _blocked_rows(number: int) -> tuple[str, ...]:
+    """Statements for a resource whose first event waits an hour for its next try."""
+    return (
+        "INSERT INTO jetstream_outbox_events (event_id, subject, payload, held) SELECT "
+        f"'blocked-' || n, '{work.OUR_SUBJECT}', '{_BODY}', true "
+        f"FROM generate_series(0, {number}) n",
+        "UPDATE jetstream_outbox_events SET attempts = 1, last_error = 'refused', "
+        "retry_at = now() + interval '1 hour' WHERE event_id = 'blocked-0'",
+        "VACUUM ANALYZE jetstream_outbox_events",
+    )
+
+
+_BODY = body(0, resource=77_777)
+
+
+async def _plain_stream(scene: Scene) -> None:
+    await scene.client.jetstream().add_stream(name=work.STREAM, subjects=[f"{work.STREAM}.>"])
+
+
+async def _until_stored(scene: Scene, stream: str, number: int) -> None:
+    js = scene.client.jetstream()
+
+    async def stored() -> bool:
+        try:
+            return (await js.stream_info(stream)).state.messages >= number
+        except NotFoundError:
+            return False
+
+    await scene.until(stored, f"message {number:,} in {stream}")
+
+
+async def _stored_rate(scene: Scene, stream: str, number: int, *, after: int = 0) -> float:
+    """Wait for `number` messages behind the first `after`; return their rate by the stream."""
+    await _until_stored(scene, stream, after + number)
+    js = scene.client.jetstream()
+    first, last = [await js.get_msg(stream, seq=seq) for seq in (after + 1, after + number)]
+    return (number - 1) / (_moment(last.time) - _moment(first.time)).total_seconds()
+
+
+def _moment(value: object) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    return datetime.fromisoformat(str(value)[:26].rstrip("Z") + "+00:00")
+
+
+# --- workers
+
+
+async def consume_raw_batch(stage: Stage, sizes: Sizes) -> Values:
+    async with stage.scene(None) as scene:
+        await _filled(scene, sizes.consume)
+        scene.bare("consume_batches", sizes.consume)
+        return {"consume_raw_batch": await _written_rate(scene, sizes.consume)}
+
+
+async def consume_raw_each(stage: Stage, sizes: Sizes) -> Values:
+    async with stage.scene(None) as scene:
+        await _filled(scene, sizes.each)
+        scene.bare("consume_each", sizes.each)
+        return {"consume_raw_each": await _written_rate(scene, sizes.each)}
+
+
+async def consume_faststream(stage: Stage, sizes: Sizes) -> Values:
+    async with stage.scene(None) as scene:
+        await _filled(scene, sizes.faststream)
+        scene.peer("faststream", sizes.faststream)
+        return {"consume_faststream": await _written_rate(scene, sizes.faststream)}
+
+
+async def consume(stage: Stage, sizes: Sizes) -> Values:
+    return {"consume": await _consumed(stage, sizes, "each")}
+
+
+async def consume_batch_handler(stage: Stage, sizes: Sizes) -> Values:
+    return {"consume_batch_handler": await _consumed(stage, sizes, "many")}
+
+
+async def _consumed(stage: Stage, sizes: Sizes, handler: str) -> float:
+    async with stage.scene() as scene:
+        await scene.client.jetstream().add_stream(
+            name=work.OUR_STREAM, subjects=[work.OUR_SUBJECT], retention="workqueue"
+        )
+        await _publish(scene, work.OUR_SUBJECT, sizes.consume)
+        _worker_process(scene, handler)
+        return await _written_rate(scene, sizes.consume)
+
+
+def _worker_process(scene: Scene, handler: str) -> int:
+    port = free_port()
+    command = ("benchmarks.service", "worker", handler)
+    scene.service(*command, app="billing", peer="orders", WORKER_PORT=str(port))
+    return port
+
+
+async def _filled(scene: Scene, number: int) -> None:
+    await _plain_stream(scene)
+    await _publish(scene, work.SUBJECT, number)
+
+
+async def _publish(scene: Scene, subject: str, number: int) -> None:
+    acks = Acks(scene.client)
+    await acks.start()
+    await acks.publish(
+        (subject, body(n, resource=n % 5000).encode(), event_id(n)) for n in range(number)
+    )
+
+
+async def _written_rate(scene: Scene, number: int) -> float:
+    """Wait until all rows are there; return the rate by their column `at`."""
+    await _until_rows(scene, "bench_work", number)
+    elapsed = await scene.connection.fetchval(
+        "SELECT extract(epoch FROM max(at) - min(at))::float8 FROM bench_work"
+    )
+    return (number - 1) / float(elapsed)
+
+
+async def _until_rows(scene: Scene, table: str, number: int) -> None:
+    async def written() -> bool:
+        if await scene.connection.fetchval("SELECT to_regclass($1)", table) is None:
+            return False
+        found = await scene.connection.fetchval(f"SELECT count(*) FROM {table}")
+        return bool(found >= number)
+
+    await scene.until(written, f"row {number:,} in {table}")
+
+
+# --- latency and requests
+
+
+async def latency(stage: Stage, sizes: Sizes) -> Values:
+    return await _latency(stage, sizes, rate=50)
+
+
+async def latency_500(stage: Stage, sizes: Sizes) -> Values:
+    found = await _latency(stage, sizes, rate=500)
+    return {f"{name}_at_500": value for name, value in found.items()}
+
+
+async def _latency(stage: Stage, sizes: Sizes, *, rate: int) -> Values:
+    """Milliseconds from a commit to the handler's first line in another process.
+
+    A quarter of the time warms both up and is left out.
+    """
+    number = rate * sizes.seconds
+    async with stage.scene() as scene:
+        await scene.until_ready(_worker_process(scene, "timed"))
+        command = ("benchmarks.service", "publish", str(rate), str(sizes.seconds))
+        scene.service(*command, app="orders", peer="billing")
+        await _until_rows(scene, "bench_commits", number)
+        await _until_rows(scene, "bench_work", number)
+        p50, p99 = await scene.connection.fetchval(_PERCENTILES, number // 4)
+    return {"latency_p50": p50, "latency_p99": p99}
+
+
+_PERCENTILES = """
+    SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP
+             (ORDER BY greatest(0, w.note::float8 - c.at) * 1000)
+      FROM bench_work w JOIN bench_commits c ON c.event_id = w.ref WHERE c.number >= $1"""
+
+
+async def post(stage: Stage, sizes: Sizes) -> Values:
+    return {"post": await _posted(stage, sizes, "/customers")}
+
+
+async def post_plain(stage: Stage, sizes: Sizes) -> Values:
+    return {"post_plain": await _posted(stage, sizes, "/plain")}
+
+
+async def _posted(stage: Stage, sizes: Sizes, path: str) -> float:
+    """Milliseconds that one `POST` takes, one after the other on one connection; the median."""
+    async with stage.scene() as scene:
+        port = free_port()
+        scene.service(*bench_api_command(port), app="orders", peer="billing")
+        await scene.until_ready(port)
+        warm = sizes.posts // 4
+        return statistics.median(_post_times(port, path, sizes.posts + warm)[warm:])
+
+
+def _post_times(port: int, path: str, number: int) -> list[float]:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    headers = {"Content-Type": "application/json"}
+    times = []
+    for n in range(number):
+        new = json.dumps({"name": "Ada Lovelace", "email": f"ada{n}@example.org"})
+        began = time.perf_counter()
+        client.request("POST", path, new, headers)
+        answer = client.getresponse()
+        answer.read()
+        times.append(1000 * (time.perf_counter() - began))
+        if answer.status != 201:
+            raise RuntimeError(f"POST {path} answered {answer.status}; 201 was expected")
+    client.close()
+    return times
