@@ -322,6 +322,7 @@ async def test_whatever_happens_each_resource_keeps_the_order_of_its_commits(
 ) -> None:
     """Floors rise with each claim here, and every event is sent once and in order."""
     monkeypatch.setattr("jetstream_bridge.outbox.floors.LAG", 1)
+    monkeypatch.setattr("jetstream_bridge.outbox.floors.SURVEY_LAG", 1)
     monkeypatch.setattr("jetstream_bridge.outbox.chains.LEAST_READY", 2)
     async with database(postgres_url) as (engine, _):
         world = _World(engine, random.Random(seed), [relay_on(engine) for _ in range(2)])

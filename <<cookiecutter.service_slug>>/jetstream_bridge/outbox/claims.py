@@ -203,7 +203,7 @@ class PostgresLanes:
             await self._raise_floors(connection, bound)
             lanes = await self._lock_lanes(connection)
             rows = await self._rows(connection, lanes, limit, limit_bytes) if lanes else []
-            self._floors.claimed(len(rows))
+            self._floors.claimed(lanes, rows)
             await self._floors.store(connection, lanes)
             yield _PostgresClaim(connection, rows, *state)
 

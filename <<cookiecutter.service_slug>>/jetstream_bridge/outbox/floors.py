@@ -21,14 +21,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from sqlalchemy import text
+from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.outbox.tables import LANES
 
-LAG = 128  # ids between two surveys; a look walks over the entries of twice as many at most
+LAG = 128  # ids after which it is asked again which ones are final
+SURVEY_LAG = 1024  # ids between two surveys
 STORE_BUSY, STORE_IDLE = 8192, 1024  # ids between two times that a floor is stored
 EVERY = 1.0  # seconds, where fewer ids were drawn
 _PREPARED = "-1/"  # how the name of a prepared transaction begins, which it had not before
@@ -132,9 +135,19 @@ class Floors:
             self._final = self._mark.newest if self._mark is not None else self._final
             self._mark = _Mark(self.newest, writers)
 
-    def claimed(self, rows: int) -> None:
-        """So many rows were found. When there are no more, the floors need not wait."""
-        self._passed += rows if rows else self._passed and LAG
+    def claimed(self, lanes: Sequence[int], rows: Sequence[Row[Any]]) -> None:
+        """These rows were found in locked lanes, with a snapshot of after the claim's `note`.
+
+        A lane's first ready row is among them, unless rows that were due left no room for it.
+        """
+        first: dict[int, int] = {}
+        for row in rows:
+            first[row.lane] = min(first.get(row.lane, row.id), row.id if row.part else 0)
+        for lane in lanes:
+            below = min(self._final, first.get(lane, inf) - 1)
+            self._floors[lane] = max(self._floors[lane], int(below))
+        # When there are no more, the floors of the other lanes need not wait.
+        self._passed += len(rows) if rows else self._passed and SURVEY_LAG
 
     @property
     def wants_survey(self) -> bool:
@@ -144,7 +157,7 @@ class Floors:
         if min(self._floors) >= self._final:
             return False
         moved = max(self._passed, self._final - self._surveyed)
-        return moved >= LAG or loop_time() - self._surveyed_at >= EVERY
+        return moved >= SURVEY_LAG or loop_time() - self._surveyed_at >= EVERY
 
     async def survey(self, connection: AsyncConnection) -> None:
         """Raise each lane's floor below its first ready row, with a snapshot taken now."""

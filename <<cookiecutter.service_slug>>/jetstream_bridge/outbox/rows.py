@@ -44,7 +44,8 @@ COLUMNS = {
     "postgresql": f"""
         e.id, e.event_id, e.subject, CAST(e.payload AS TEXT) AS body,
         CAST(e.headers AS TEXT) AS headers, least(e.attempts, {MOST_ATTEMPTS}) AS attempts,
-        e.resource, e.held, CAST(extract(epoch FROM e.enqueued_at) AS float8) AS enqueued,
+        e.resource, e.held, e.lane, e.part,
+        CAST(extract(epoch FROM e.enqueued_at) AS float8) AS enqueued,
         CASE WHEN h.ids[1] = e.id THEN h.ids[2] ELSE h.ids[1] END AS first_held""",
     "sqlite": f"""
         e.id, CAST(e.event_id AS BLOB) AS event_id, CAST(e.subject AS BLOB) AS subject,
