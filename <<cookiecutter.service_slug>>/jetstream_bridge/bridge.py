@@ -48,7 +48,7 @@ from jetstream_bridge.outbox.publisher import Publisher, PublisherSettings, Publ
 from jetstream_bridge.outbox.relay import ROUND_LIMIT, Relay, RelaySettings
 from jetstream_bridge.outbox.relay_notes import RelayNotes
 from jetstream_bridge.outbox.sessions import Outbox
-from jetstream_bridge.outbox.unconfirmed import Doubts
+from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
 from jetstream_bridge.outbox.wakeup import listen
 from jetstream_bridge.topology.durable_names import DurableSpec, durable_spec
 from jetstream_bridge.topology.permissions import inbox_prefix, runtime_rights
@@ -309,7 +309,7 @@ class Bridge:
                 gem_peer=self.config.gem_peer,
             ),
             self._duplicates,
-            Doubts(
+            UnconfirmedEvents(
                 RelayNotes(self._engine),
                 StreamApi(self.connection),
                 self.config.stream,

@@ -24,7 +24,7 @@ from jetstream_bridge.operations.statistics import (
 from jetstream_bridge.outbox.claims import Lanes, lanes_of
 from jetstream_bridge.outbox.maintenance import OutboxMaintenance
 from jetstream_bridge.outbox.tables import OutboxStatus
-from jetstream_bridge.outbox.upkeep import Upkeep
+from jetstream_bridge.outbox.upkeep import RelayMaintenance
 from tests.bridge.old_snapshots import blocks_of, generate, look, old_snapshot, send_all
 from tests.bridge.support import database
 from tests.bridge.test_lanes import run
@@ -52,7 +52,7 @@ class Lived:
         self.lanes: Lanes = lanes_of(engine, transaction_limit=30)
         self.inbox = InboxMaintenance(engine)
         self.outbox = OutboxMaintenance(engine)
-        self.upkeep = Upkeep(self.outbox, self.lanes, retention=WEEK)
+        self.upkeep = RelayMaintenance(self.outbox, self.lanes, retention=WEEK)
 
     async def live(self) -> None:
         """Send and handle events; half of both are deleted, being old."""

@@ -103,7 +103,7 @@ MUTATIONS = (
         "            if not await self._look(note, deadline):\n"
         "                return False\n",
         "        for note in await self._notes.stale():\n",
-        "tests/bridge/test_doubts.py"
+        "tests/bridge/test_unconfirmed.py"
         "::test_what_a_dead_relay_sent_is_looked_for_before_anything_is_sent",
     ),
     Mutation(
@@ -111,7 +111,7 @@ MUTATIONS = (
         "jetstream_bridge/outbox/unconfirmed.py",
         "        self._unsettled.update(sent)\n",
         "",
-        "tests/bridge/test_doubts.py"
+        "tests/bridge/test_unconfirmed.py"
         "::test_a_relay_remembers_what_it_sent_while_the_database_was_away",
     ),
     Mutation(

@@ -24,7 +24,7 @@ from jetstream_bridge.core.errors import (
 from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing
 from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.nats.tracing import record_published
-from jetstream_bridge.outbox.duplicates import Duplicates, Found
+from jetstream_bridge.outbox.duplicates import Duplicates, StoredMatch
 from jetstream_bridge.outbox.metrics import publish_metrics
 from jetstream_bridge.outbox.publish_result import PublishResult
 from jetstream_bridge.outbox.sessions import NewEvent
@@ -173,10 +173,10 @@ class _Sending:
             if result is not None and result.duplicate
         ]
 
-    def compared(self, found: Mapping[int, Found]) -> None:
+    def compared(self, found: Mapping[int, StoredMatch]) -> None:
         """Refuse what was dropped for another event with its id."""
         for message in self._messages:
-            if found.get(message.key) is Found.OTHER:
+            if found.get(message.key) is StoredMatch.OTHER:
                 message.outcome = Outcome.REFUSED
                 self._refused(message)
 

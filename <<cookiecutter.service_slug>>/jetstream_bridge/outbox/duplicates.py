@@ -3,7 +3,7 @@
 The stream compares ids, and nothing else: what two services publish under one id inside the
 duplicate window is one message to it. Its answer names the message that it has, and that has to
 be this very event. A work queue forgets what was consumed; then it counts whether a relay can have
-sent this event before and not known it (see `doubts`).
+sent this event before and not known it (see `unconfirmed`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.events.wire_rules import ID_HEADER
 from jetstream_bridge.nats.management import Json, StreamApi
 from jetstream_bridge.nats.outgoing import Outgoing
-from jetstream_bridge.outbox.unconfirmed import Doubts
+from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ MOST = 1000  # in one call; more are taken for repetitions
 LIMIT = 3.0  # seconds for all of them
 
 
-class Found(Enum):
+class StoredMatch(Enum):
     """What stands where a duplicate acknowledgement points to."""
 
     SAME = auto()  # this very event, or nobody can tell
@@ -45,13 +45,13 @@ class Duplicates:
         self._api = api
         self._stream = stream
 
-    async def look(self, messages: Collection[Outgoing], *, bodies: bool) -> dict[int, Found]:
+    async def look(self, messages: Collection[Outgoing], *, bodies: bool) -> dict[int, StoredMatch]:
         """Return what was found for each message, by its key; never raises, ends within `LIMIT`.
 
         A message that turns out to be another has an `error` that says so. Without `bodies` an
         event on the same subject is the same: its service said so by its id.
         """
-        found = {message.key: Found.SAME for message in messages}
+        found = {message.key: StoredMatch.SAME for message in messages}
         problems: list[Exception] = []
         gate = asyncio.Semaphore(READERS)
 
@@ -74,28 +74,32 @@ class Duplicates:
             )
         return found
 
-    async def dropped(self, messages: Iterable[Outgoing], doubts: Doubts) -> set[int]:
+    async def dropped(
+        self, messages: Iterable[Outgoing], unconfirmed: UnconfirmedEvents
+    ) -> set[int]:
         """Return the keys of those messages that the stream dropped for another event.
 
-        Of what is gone from the stream `doubts` tell whether it can have been this very event,
-        sent by a relay that could not write that down. If so, it is taken for a repetition.
+        Of what is gone from the stream `unconfirmed` tells whether it can have been this very
+        event, sent by a relay that could not write that down. If so, it is taken for a repetition.
         """
         repeated = [message for message in messages if message.duplicate]
         if not repeated:
             return set()
         found = await self.look(repeated, bodies=True)
-        gone = [message for message in repeated if found[message.key] is Found.GONE]
-        dropped = {key for key, what in found.items() if what is Found.OTHER}
-        return dropped | await self._strangers(gone, doubts)
+        gone = [message for message in repeated if found[message.key] is StoredMatch.GONE]
+        dropped = {key for key, what in found.items() if what is StoredMatch.OTHER}
+        return dropped | await self._strangers(gone, unconfirmed)
 
-    async def _strangers(self, gone: Collection[Outgoing], doubts: Doubts) -> set[int]:
+    async def _strangers(
+        self, gone: Collection[Outgoing], unconfirmed: UnconfirmedEvents
+    ) -> set[int]:
         if not gone:
             return set()
-        doubtful_from = await doubts.doubtful_from()
+        doubtful_from = await unconfirmed.doubtful_from()
         strangers = {
             message.key
             for message in gone
-            if doubts.is_new(message.key) and (message.seq or 0) <= doubtful_from
+            if unconfirmed.is_new(message.key) and (message.seq or 0) <= doubtful_from
         }
         unclear = [message for message in gone if message.key not in strangers]
         for message in gone:
@@ -112,20 +116,20 @@ class Duplicates:
             )
         return strangers
 
-    async def _found(self, message: Outgoing, *, bodies: bool) -> Found:
+    async def _found(self, message: Outgoing, *, bodies: bool) -> StoredMatch:
         if message.seq is None:
-            return Found.SAME
+            return StoredMatch.SAME
         stored = await self._api.message(self._stream, message.seq)
         if stored is None:
-            return Found.GONE
+            return StoredMatch.GONE
         same_body = not bodies or _body(stored) == message.body
         if stored.get("subject") == message.subject and same_body:
-            return Found.SAME
+            return StoredMatch.SAME
         message.error = (
             f"the stream has another event with this id, as number {message.seq} on "
             f"{stored.get('subject')!a}, and dropped this one; {REMEDY}"
         )
-        return Found.OTHER
+        return StoredMatch.OTHER
 
 
 REMEDY = "give each event an id of its own, such as one made of the service, resource and version"

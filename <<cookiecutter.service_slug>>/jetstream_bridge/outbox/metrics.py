@@ -7,13 +7,18 @@ up among them.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from jetstream_bridge.outbox.chains import Chain
+from jetstream_bridge.outbox.settlement import Settlement
 
 _PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 _DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -91,3 +96,23 @@ class PublishMetrics:
 def publish_metrics(registry: CollectorRegistry = REGISTRY) -> PublishMetrics:
     """Return the metrics of `registry`, which takes one set of these names."""
     return PublishMetrics(registry)
+
+
+def measure_claim(metrics: PublishMetrics, chains: Sequence[Chain], settlement: Settlement) -> None:
+    """Tell the metrics about a claim that is settled."""
+    now = time.time()
+    duplicates = 0
+    took: list[float] = []
+    ages: list[float] = []
+    for chain in chains:
+        for message, row in islice(chain, chain.stored):
+            duplicates += message.duplicate
+            took.append(message.took)
+            if row.enqueued is not None:
+                ages.append(now - row.enqueued)
+    metrics.publish_seconds.observe(took)
+    metrics.delivery_seconds.observe(ages)
+    metrics.count("published", len(took) - duplicates)
+    metrics.count("duplicate", duplicates)
+    metrics.count("refused", len(settlement.retries))
+    metrics.count("failed", len(settlement.failures))

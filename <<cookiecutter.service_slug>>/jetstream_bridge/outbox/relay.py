@@ -10,15 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
-from typing import Any
 
 from nats.errors import Error as NatsError
-from sqlalchemy.engine import Row
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
@@ -27,18 +23,18 @@ from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
 from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
-from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing
 from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.nats.tracing import record_published
-from jetstream_bridge.outbox.chains import LEAST_READY, Chain, chains_of, keep_pace
+from jetstream_bridge.outbox.chains import Chain, chains_of
 from jetstream_bridge.outbox.claims import Claim, Lanes
 from jetstream_bridge.outbox.duplicates import Duplicates
 from jetstream_bridge.outbox.maintenance import OutboxMaintenance
-from jetstream_bridge.outbox.metrics import publish_metrics
-from jetstream_bridge.outbox.publish_logs import fields, log_sent
-from jetstream_bridge.outbox.settlement import Failure, Retry, Settlement
-from jetstream_bridge.outbox.unconfirmed import Doubts
-from jetstream_bridge.outbox.upkeep import Upkeep
+from jetstream_bridge.outbox.metrics import measure_claim, publish_metrics
+from jetstream_bridge.outbox.outcomes import OutcomeJudge, RoundFaults
+from jetstream_bridge.outbox.publish_logs import log_sent
+from jetstream_bridge.outbox.settlement import Settlement
+from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
+from jetstream_bridge.outbox.upkeep import RelayMaintenance
 
 logger = logging.getLogger(__name__)
 
@@ -76,25 +72,25 @@ class Relay:
         connection: Connection,
         settings: RelaySettings,
         duplicates: Duplicates,
-        doubts: Doubts,
+        unconfirmed: UnconfirmedEvents,
         *,
         routes: Callable[[Sequence[str]], Awaitable[set[str]]],
     ) -> None:
         """`routes` is asked about subjects that no stream took: it tries to make them known to
         the stream and returns those that still are not; it raises when it cannot tell."""
         self._lanes = lanes
-        self._upkeep = Upkeep(maintenance, lanes, retention=settings.retention)
+        self._maintenance = RelayMaintenance(maintenance, lanes, retention=settings.retention)
         self._publisher = publisher
         self._connection = connection
         self._settings = settings
         self._duplicates = duplicates
-        self._doubts = doubts
+        self._unconfirmed = unconfirmed
         self._routes = routes
         self._id_header = GEM_ID_HEADER if settings.gem_peer else ID_HEADER
         self._work = asyncio.Event()
         self._hope = asyncio.Event()  # that an outage is over
         self._stopping = asyncio.Event()
-        self._unrouted: set[str] = set()
+        self._judge = OutcomeJudge(settings.max_attempts, settings.backoff)
         self._metrics = publish_metrics()
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
         self.paused_since: datetime | None = None  # by an operator, for all replicas
@@ -129,7 +125,7 @@ class Relay:
         finally:
             self._connection.remove_listener(self._on_connection)
             try:
-                await self._doubts.forget()
+                await self._unconfirmed.forget()
                 await self._lanes.stop()
             except DATABASE_ERRORS as error:
                 logger.warning("the relay's lease ends by the clock: %s", type(error).__name__)
@@ -147,7 +143,7 @@ class Relay:
                 outage = min(PROBE_MAX, outage * 2)
                 continue
             outage = PROBE_MIN
-            await self._upkeep.run()
+            await self._maintenance.run()
             if handled:
                 idle = IDLE_MIN
                 continue
@@ -176,24 +172,26 @@ class Relay:
 
     async def _round(self) -> int:
         """Claim, publish, settle. Returns how many rows left the relay's sight."""
-        await self._doubts.catch_up()
+        await self._unconfirmed.catch_up()
         # After an outage, a few rows find out whether it is over.
         limit = 1 if self.problem else self._settings.batch_size
-        batch_bytes, holder = self._settings.batch_bytes, self._doubts.holder
+        batch_bytes, holder = self._settings.batch_bytes, self._unconfirmed.holder
         while True:
             async with self._lanes.claim(limit, batch_bytes, holder) as claim:
                 self._note_pause(claim.paused_since)
                 subjects = {str(row.subject) for row in claim.rows}
-                may_send = bool(subjects) and self._doubts.allow(subjects, noted=claim.noted)
+                may_send = bool(subjects) and self._unconfirmed.allow(subjects, noted=claim.noted)
                 sent = await self._send(claim) if may_send else None
             if sent is not None:
-                self._doubts.settled()
+                self._unconfirmed.settled()
                 return await self._sent(sent)
             if claim.in_doubt:
                 if not await self._resolved():
                     return 0
             elif subjects:
-                await self._doubts.note(subjects)  # committed, and nothing is claimed meanwhile
+                await self._unconfirmed.note(
+                    subjects
+                )  # committed, and nothing is claimed meanwhile
             else:
                 self._report(None)
                 return 0
@@ -202,23 +200,23 @@ class Relay:
         """Publish the rows of a claim, and write what became of them."""
         settlement = Settlement()
         chains = chains_of(claim.rows, settlement, self._id_header)
-        self._doubts.sending(row.id for chain in chains for row in chain.rows)
+        self._unconfirmed.sending(row.id for chain in chains for row in chain.rows)
         await self._publisher.publish(
             [chain.messages for chain in chains], budget=PUBLISH_BUDGET, turns=TURNS_BUDGET
         )
         dropped = await self._duplicates.dropped(
-            (message for chain in chains for message in chain.messages), self._doubts
+            (message for chain in chains for message in chain.messages), self._unconfirmed
         )
-        faults = self._judge(chains, settlement, dropped)
+        faults = self._judge.settle(chains, settlement, dropped)
         unknown = [row.id for chain in chains for message, row in chain if message.may_be_stored]
-        self._doubts.answered(settlement.sent, unknown)
+        self._unconfirmed.answered(settlement.sent, unknown)
         await claim.settle(settlement)
         return _Sent(chains, settlement, faults)
 
     async def _sent(self, sent: _Sent) -> int:
         """Tell what became of a claim that is settled."""
         chains, settlement = sent.chains, sent.settlement
-        self._measure(chains, settlement)
+        measure_claim(self._metrics, chains, settlement)
         record_published(message for chain in chains for message in chain.messages)
         log_sent(pair for chain in chains for pair in chain)
         await self._after(sent.faults)
@@ -231,88 +229,12 @@ class Relay:
 
     async def _resolved(self) -> bool:
         """A relay published what nobody knows about: look for it before anything is sent."""
-        if await self._doubts.resolve():
+        if await self._unconfirmed.resolve():
             return True
         self._report("looking through the stream for what a relay may have sent before it stopped")
         return False
 
-    def _judge(self, chains: list[Chain], settlement: Settlement, dropped: set[int]) -> _Faults:
-        """Turn outcomes into what is written; what is an outage is left as it was.
-
-        `dropped` are rows that the stream took for another event: trying again cures nothing.
-        """
-        faults = _Faults()
-        counted: set[str] = set()
-        for chain in chains:
-            stored = chain.stored
-            self._take_stored(chain, stored, settlement, dropped)
-            message = chain.messages[stored] if stored < len(chain.messages) else None
-            outcome = message.outcome if message is not None else None
-            if message is None or outcome is None:
-                keep_pace(chain, stored, settlement)
-                continue
-            row = chain.rows[stored]
-            if outcome is Outcome.REFUSED or (
-                outcome is Outcome.UNROUTED and row.subject in self._unrouted
-            ):
-                counted.add(row.subject)
-                self._count_attempt(message, row, settlement)
-                settlement.held.extend(follower.id for follower in chain.rows[stored + 1 :])
-            elif outcome is Outcome.UNROUTED:
-                faults.unrouted.add(row.subject)
-            elif outcome in OUTAGES:
-                faults.outage = message.error
-        self._unrouted -= counted  # asked anew for their next try
-        return faults
-
-    def _take_stored(
-        self, chain: Chain, stored: int, settlement: Settlement, dropped: set[int]
-    ) -> None:
-        settlement.sent.extend(row.id for row in chain.rows[:stored] if row.id not in dropped)
-        if dropped:
-            for message, row in islice(chain, stored):
-                if row.id in dropped:
-                    self._fail(message, row, settlement)
-
-    def _measure(self, chains: list[Chain], settlement: Settlement) -> None:
-        """Tell the metrics about a claim that is settled."""
-        now = time.time()
-        duplicates = 0
-        took: list[float] = []
-        ages: list[float] = []
-        for chain in chains:
-            for message, row in islice(chain, chain.stored):
-                duplicates += message.duplicate
-                took.append(message.took)
-                if row.enqueued is not None:
-                    ages.append(now - row.enqueued)
-        metrics = self._metrics
-        metrics.publish_seconds.observe(took)
-        metrics.delivery_seconds.observe(ages)
-        metrics.count("published", len(took) - duplicates)
-        metrics.count("duplicate", duplicates)
-        metrics.count("refused", len(settlement.retries))
-        metrics.count("failed", len(settlement.failures))
-
-    def _count_attempt(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
-        attempts = row.attempts + 1
-        if attempts >= self._settings.max_attempts:
-            self._fail(message, row, settlement)
-            return
-        error = message.error or "refused"
-        delay = self._settings.backoff.delay(attempts)
-        settlement.retries.append(Retry(row.id, attempts, error, delay))
-        log = fields(message, row, "refused") | {"attempts": attempts}
-        logger.warning("event refused, again in %.1f s: %s", delay, error, extra=log)
-
-    def _fail(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
-        attempts, error = row.attempts + 1, message.error or "refused"
-        settlement.failures.append(Failure(row.id, attempts, error))
-        settlement.release(row, LEAST_READY)
-        log = fields(message, row, "failed") | {"attempts": attempts}
-        logger.error("event failed: %s", error, extra=log)
-
-    async def _after(self, faults: _Faults) -> None:
+    async def _after(self, faults: RoundFaults) -> None:
         if faults.outage is not None:
             self._metrics.count("unavailable")
             self._report(faults.outage)
@@ -328,7 +250,7 @@ class Relay:
         the next round; anything else is an outage and counts against nothing.
         """
         try:
-            self._unrouted |= await self._routes(sorted(subjects))
+            self._judge.unrouted |= await self._routes(sorted(subjects))
         except (BridgeError, NatsError, OSError, TimeoutError) as error:
             self._report(f"no stream takes {', '.join(sorted(subjects))}: {error}")
 
@@ -352,12 +274,4 @@ class _Sent:
 
     chains: list[Chain]
     settlement: Settlement
-    faults: _Faults
-
-
-class _Faults:
-    """What one round found that is nobody's event's fault."""
-
-    def __init__(self) -> None:
-        self.outage: str | None = None
-        self.unrouted: set[str] = set()
+    faults: RoundFaults

@@ -33,7 +33,7 @@ PORTION = 64  # sequences that one reader goes through
 RESOLVE_LIMIT = 20.0  # seconds for one look; the next one goes on where it ended
 
 
-class Doubts:
+class UnconfirmedEvents:
     """What one relay does not know, and its note for the others."""
 
     def __init__(self, notes: RelayNotes, api: StreamApi, stream: str, *, window: float) -> None:

@@ -23,7 +23,7 @@ FIRST_PORTION = 100  # rows that are looked at where there may be nothing to do
 SHARE = 20.0  # slow maintenance is followed by a pause of so many times its length
 
 
-class Upkeep:
+class RelayMaintenance:
     """One relay's share of it, in its own time."""
 
     def __init__(self, maintenance: OutboxMaintenance, lanes: Lanes, *, retention: float) -> None:

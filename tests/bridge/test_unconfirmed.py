@@ -19,7 +19,7 @@ from jetstream_bridge import BridgeConfig
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.management import StreamApi
 from jetstream_bridge.outbox.relay_notes import Note, RelayNotes
-from jetstream_bridge.outbox.unconfirmed import Doubts
+from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
 from jetstream_bridge.testing import MockServer
 from jetstream_bridge.testing.postgres import PostgresServer
 from jetstream_bridge.testing.servers import NatsServer
@@ -173,8 +173,10 @@ async def test_a_note_that_is_older_than_the_stream_runs_out_in_time(
         connection = Connection(options, name="orders", make_client=mock_nats.client)
         await connection.start()
         await connection.wait_connected(10)
-        doubts = Doubts(RelayNotes(engine), StreamApi(connection), "none", window=WINDOW)
-        await doubts.note([SUBJECT])
+        unconfirmed = UnconfirmedEvents(
+            RelayNotes(engine), StreamApi(connection), "none", window=WINDOW
+        )
+        await unconfirmed.note([SUBJECT])
         in_a_window = "strftime('%Y-%m-%d %H:%M:%f000', 'now', '+2 seconds')"
         stale = f"SELECT count(*) FROM jetstream_relay_notes WHERE stale_at < {in_a_window}"
         assert await scalar(engine, stale) == 1
@@ -184,12 +186,12 @@ async def test_a_note_that_is_older_than_the_stream_runs_out_in_time(
 async def test_a_subject_that_nobody_can_ask_for_is_not_noted(
     sqlite_url: str, mock_nats: MockServer
 ) -> None:
-    async with database(sqlite_url) as (engine, _), doubting(engine, mock_nats) as doubts:
-        await doubts.note([SUBJECT, "", "a b", "a.*", "a.\udcff"])
-        assert doubts.allow([SUBJECT, "", "a.*"], noted=True)
+    async with database(sqlite_url) as (engine, _), doubting(engine, mock_nats) as unconfirmed:
+        await unconfirmed.note([SUBJECT, "", "a b", "a.*", "a.\udcff"])
+        assert unconfirmed.allow([SUBJECT, "", "a.*"], noted=True)
         noted = "SELECT subjects FROM jetstream_relay_notes WHERE holder <> 'dead'"
         assert await scalar(engine, noted) == f'["{SUBJECT}"]'
-        assert await doubts.resolve()
+        assert await unconfirmed.resolve()
 
 
 async def test_a_stream_that_was_made_anew_gets_what_it_does_not_have(
@@ -211,7 +213,7 @@ async def test_a_stream_that_was_made_anew_gets_what_it_does_not_have(
 
 
 async def test_followers_of_what_is_found_go_on(sqlite_url: str, mock_nats: MockServer) -> None:
-    async with database(sqlite_url) as (engine, _), doubting(engine, mock_nats) as doubts:
+    async with database(sqlite_url) as (engine, _), doubting(engine, mock_nats) as unconfirmed:
         await enqueue(engine, many(3, resources=1), subject=SUBJECT)
         async with engine.begin() as connection:
             await connection.execute(
@@ -221,7 +223,7 @@ async def test_followers_of_what_is_found_go_on(sqlite_url: str, mock_nats: Mock
                 )
             )
         mock_nats.put(SUBJECT, b"{}", {"nats-msg-id": "e0"})  # as a gem's reader wants it
-        assert await doubts.resolve()
+        assert await unconfirmed.resolve()
         found = await rows(engine, "SELECT status, held FROM jetstream_outbox_events ORDER BY id")
         assert [tuple(row) for row in found] == [("sent", 0), ("pending", 0), ("pending", 0)]
 
@@ -229,7 +231,7 @@ async def test_followers_of_what_is_found_go_on(sqlite_url: str, mock_nats: Mock
 @asynccontextmanager
 async def doubting(
     engine: AsyncEngine, server: MockServer, *subjects: str
-) -> AsyncIterator[Doubts]:
+) -> AsyncIterator[UnconfirmedEvents]:
     """A relay that has to look for what another one published on `subjects`."""
     client = await server.connect()
     await client.jetstream().add_stream(name="S", subjects=["test.>"])
@@ -241,7 +243,7 @@ async def doubting(
     notes = RelayNotes(engine)
     created = (await StreamApi(connection).stream_info("S") or {})["created"]
     await notes.write(Note("dead", created, 0, subjects or (SUBJECT,)), lasts=0.0)
-    yield Doubts(notes, StreamApi(connection), "S", window=WINDOW)
+    yield UnconfirmedEvents(notes, StreamApi(connection), "S", window=WINDOW)
     await connection.close(timeout=3)
 
 
@@ -256,7 +258,7 @@ async def test_only_what_the_stream_has_is_marked_wherever_it_lies(
     monkeypatch.setattr("jetstream_bridge.outbox.unconfirmed.PORTION", 4)
     async with (
         database(sqlite_url) as (engine, _),
-        doubting(engine, mock_nats, *subjects) as doubts,
+        doubting(engine, mock_nats, *subjects) as unconfirmed,
     ):
         await enqueue(engine, many(60, resources=60), subject=SUBJECT)
         for n in range(60):
@@ -270,7 +272,7 @@ async def test_only_what_the_stream_has_is_marked_wherever_it_lies(
                     mock_nats.put("test.foreign", b"{}", {"Nats-Msg-Id": f"g{gap}"})
         mock_nats.put(SUBJECT, b"{}", {"Nats-Msg-Id": "ä"})
         mock_nats.put(SUBJECT, b"{}")
-        assert await doubts.resolve()
+        assert await unconfirmed.resolve()
         sent = "SELECT event_id FROM jetstream_outbox_events WHERE status = 'sent'"
         found = {row[0] for row in await rows(engine, sent)}
         assert found == {f"e{n}" for n in range(0, 60, 3)}
@@ -282,13 +284,13 @@ async def test_a_look_that_ends_early_goes_on_where_it_was(
 ) -> None:
     monkeypatch.setattr("jetstream_bridge.outbox.unconfirmed.READERS", 1)
     monkeypatch.setattr("jetstream_bridge.outbox.unconfirmed.PORTION", 10)
-    async with database(sqlite_url) as (engine, _), doubting(engine, mock_nats) as doubts:
+    async with database(sqlite_url) as (engine, _), doubting(engine, mock_nats) as unconfirmed:
         await enqueue(engine, many(40, resources=40), subject=SUBJECT)
         for n in range(40):
             mock_nats.put(SUBJECT, b"{}", {"Nats-Msg-Id": f"e{n}"})
         mock_nats.faults.slow("1s")
         looks = 1
-        while not await doubts.resolve():
+        while not await unconfirmed.resolve():
             looks += 1
             assert looks < 10
         assert looks > 1
@@ -334,7 +336,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge import Bridge
 from jetstream_bridge.service.database import create_engine
-from tests.bridge.test_doubts import settings
+from tests.bridge.test_unconfirmed import settings
 
 async def main():
     sessions = async_sessionmaker(create_engine(sys.argv[2]), class_=AsyncSession)
