@@ -19,6 +19,7 @@ from tests.template.test_generated_suites import SETUP_AND_TEST, make
 from tests.template.wheels import build_wheel, copy_package, found_in
 
 PACKAGE = TEMPLATE / "jetstream_bridge"
+LEFT_BY_TOOLS = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 LIMIT = pytest.mark.timeout(2 * SETUP_AND_TEST + 20)
 
 
@@ -57,14 +58,15 @@ def python(service: Path, environment: Path, *command: str, **changes: str) -> s
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     copy = copy_package(tmp_path / "repository")
-    (copy / "core/__pycache__").mkdir(exist_ok=True)
-    (copy / "core/__pycache__/left.pyc").write_bytes(b"")
+    for cache in LEFT_BY_TOOLS:
+        (copy / "core" / cache).mkdir(exist_ok=True)
+        (copy / "core" / cache / "left").write_bytes(b"")
     built = build_wheel(tmp_path / "dist", tmp_path / "repository")
     with zipfile.ZipFile(built) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     there = (path for path in PACKAGE.rglob("*") if path.is_file())
     assert held == {
-        str(path.relative_to(TEMPLATE)) for path in there if "__pycache__" not in path.parts
+        str(path.relative_to(TEMPLATE)) for path in there if not LEFT_BY_TOOLS & {*path.parts}
     }
     kinds = {Path(name).suffix for name in held} | {Path(name).name for name in held}
     assert kinds >= {".html", ".css", ".js", ".svg", "py.typed", "0001_bridge.py"}
