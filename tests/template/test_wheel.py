@@ -32,8 +32,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A service that depends on the wheel, with an environment of its own."""
     service = bake(tmp_path_factory.mktemp("installed"), bridge="installed")
-    make(service, "setup", **found_in(wheel.parent))
+    set_up(service, wheel.parent)
     return service
+
+
+def set_up(service: Path, wheels: Path) -> str:
+    links = found_in(wheels)
+    pip, uv = links["PIP_FIND_LINKS"], links["UV_FIND_LINKS"]
+    return make(service, "setup", PIP_FIND_LINKS=pip, UV_FIND_LINKS=uv)
 
 
 def project(path: Path) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def test_a_newer_version_is_one_change(installed: Path, tmp_path: Path) -> None:
     file = installed / "pyproject.toml"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace(f">={now}", f">={newer}"), encoding="utf-8")
-    assert "Setting up" in make(installed, "setup", **found_in(tmp_path / "dist"))
+    assert "Setting up" in set_up(installed, tmp_path / "dist")
     said = python(installed, installed, "-c", "import jetstream_bridge as j; print(j.__version__)")
     assert said.strip() == newer
     assert " passed" in make(installed, "test")
