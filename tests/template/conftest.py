@@ -17,6 +17,8 @@ _LONGEST = (
     "test_crash_matrix",
     "test_two_services",
     "test_mutations",
+    "test_wheel",
+    "test_upgrading",
     "test_static",
     "test_suite_without_example",
     "test_lost_servers",

@@ -19,6 +19,7 @@ from tests.template.test_generated_suites import SETUP_AND_TEST, make
 from tests.template.wheels import build_wheel, copy_package, found_in
 
 PACKAGE = TEMPLATE / "jetstream_bridge"
+LEFT_BY_TOOLS = {"__pycache__", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
 LIMIT = pytest.mark.timeout(2 * SETUP_AND_TEST + 20)
 
 
@@ -31,8 +32,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A service that depends on the wheel, with an environment of its own."""
     service = bake(tmp_path_factory.mktemp("installed"), bridge="installed")
-    make(service, "setup", **found_in(wheel.parent))
+    set_up(service, wheel.parent)
     return service
+
+
+def set_up(service: Path, wheels: Path) -> str:
+    links = found_in(wheels)
+    pip, uv = links["PIP_FIND_LINKS"], links["UV_FIND_LINKS"]
+    return make(service, "setup", PIP_FIND_LINKS=pip, UV_FIND_LINKS=uv)
 
 
 def project(path: Path) -> dict[str, Any]:
@@ -57,14 +64,15 @@ def python(service: Path, environment: Path, *command: str, **changes: str) -> s
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     copy = copy_package(tmp_path / "repository")
-    (copy / "core/__pycache__").mkdir(exist_ok=True)
-    (copy / "core/__pycache__/left.pyc").write_bytes(b"")
+    for cache in LEFT_BY_TOOLS:
+        (copy / "core" / cache).mkdir(exist_ok=True)
+        (copy / "core" / cache / "left").write_bytes(b"")
     built = build_wheel(tmp_path / "dist", tmp_path / "repository")
     with zipfile.ZipFile(built) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     there = (path for path in PACKAGE.rglob("*") if path.is_file())
     assert held == {
-        str(path.relative_to(TEMPLATE)) for path in there if "__pycache__" not in path.parts
+        str(path.relative_to(TEMPLATE)) for path in there if not LEFT_BY_TOOLS & {*path.parts}
     }
     kinds = {Path(name).suffix for name in held} | {Path(name).name for name in held}
     assert kinds >= {".html", ".css", ".js", ".svg", "py.typed", "0001_bridge.py"}
@@ -180,7 +188,7 @@ def test_a_newer_version_is_one_change(installed: Path, tmp_path: Path) -> None:
     file = installed / "pyproject.toml"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace(f">={now}", f">={newer}"), encoding="utf-8")
-    assert "Setting up" in make(installed, "setup", **found_in(tmp_path / "dist"))
+    assert "Setting up" in set_up(installed, tmp_path / "dist")
     said = python(installed, installed, "-c", "import jetstream_bridge as j; print(j.__version__)")
     assert said.strip() == newer
     assert " passed" in make(installed, "test")

@@ -30,7 +30,7 @@ def build_wheel(into: Path, root: Path = ROOT) -> Path:
 
 
 def copy_package(into: Path) -> Path:
-    """Copy what a wheel is built from to `into`, caches included; return the package's folder."""
+    """Copy what a wheel is built from to `into`; return the package's folder there."""
     shutil.copytree(ROOT / "package", into / "package")
     shutil.copy(ROOT / "LICENSE", into)
     copy = into / TEMPLATE.name / "jetstream_bridge"
