@@ -23,7 +23,8 @@ sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 
 from benchmarks import machine  # noqa: E402
 from benchmarks.measurements import QUICK, Sizes  # noqa: E402
-from benchmarks.plan import PARTS, TITLES, Measure, measures, ratios, unit  # noqa: E402
+from benchmarks.plan import PARTS, Measure, measures  # noqa: E402
+from benchmarks.ratios import TITLES, ratios, unit  # noqa: E402
 from benchmarks.stage import Stage  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
