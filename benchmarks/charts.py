@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.page import ROOT, fingerprint, latest
-from benchmarks.ratios import TITLES
+from benchmarks.ratios import title
 
 IMAGES = ROOT / "docs" / "images"
 BARE, OURS, PEER = "#8c8c8c", "#1f6fb2", "#d08a3c"
@@ -46,14 +46,14 @@ def draw(file: str, result: dict[str, Any]) -> None:
     """Draw one bar for each measurement, with a line from its lowest to its highest round."""
     import matplotlib.pyplot as plt
 
-    title, names = CHARTS[file]
+    heading, names = CHARTS[file]
     measured = [result["measurements"][name] for name in names]
     medians = [one["median"] for one in measured]
     below = [median - min(one["rounds"]) for median, one in zip(medians, measured, strict=True)]
     above = [max(one["rounds"]) - median for median, one in zip(medians, measured, strict=True)]
     figure, axes = plt.subplots(figsize=(9, 0.6 + 0.5 * len(names)), layout="constrained")
     axes.barh(
-        [TITLES[name] for name in names],
+        [title(name, result["sizes"]) for name in names],
         medians,
         xerr=[below, above],
         color=[colour(name) for name in names],
@@ -63,7 +63,7 @@ def draw(file: str, result: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"events/s, median and range of {result['rounds']} rounds")
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(heading, loc="left", fontsize=11)
     marks = {"Software": None, "Description": fingerprint(result)}
     figure.savefig(IMAGES / file, dpi=110, metadata=marks)
     plt.close(figure)

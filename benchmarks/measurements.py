@@ -7,7 +7,7 @@ the first to the last, so that starting and looking do not count.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import asyncpg
@@ -34,6 +34,11 @@ class Sizes:
     snapshot: int = 100_000  # rows sent while the snapshot is open
     seconds: int = 8  # of each rate of the latency
     posts: int = 300
+
+    def scaled(self, share: float) -> Sizes:
+        """Return sizes with so large a share of the events, and the same states of the tables."""
+        names = ("relay", "consume", "each", "faststream_outbox", "faststream")
+        return replace(self, **{name: round(share * getattr(self, name)) for name in names})
 
 
 QUICK = Sizes(

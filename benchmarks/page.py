@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ratios import RATIOS, TITLES
+from benchmarks.ratios import RATIOS, TITLES, title
 
 ROOT = Path(__file__).resolve().parent.parent
 LATEST = ROOT / "benchmarks" / "results" / "latest.json"
@@ -42,7 +42,8 @@ def _origin(result: dict[str, Any]) -> str:
     return (
         f"{result['note']} ".lstrip()
         + f"Measured on {result['date']} at commit `{result['commit'][:12]}`, "
-        f"{result['rounds']} rounds, on {machine['cores']} cores of {machine['cpu']} "
+        f"{result['rounds']} rounds with {result['sizes']['relay']:,} events for a relay and "
+        f"{result['sizes']['consume']:,} for a worker, on {machine['cores']} cores of {machine['cpu']} "
         f"({machine['system']}).\nVersions: {versions}."
     )
 
@@ -65,7 +66,7 @@ def _figures(result: dict[str, Any]) -> Iterable[str]:
         median, low, high = (
             _number(value, unit) for value in (measured[name]["median"], min(rounds), max(rounds))
         )
-        yield f"| {TITLES[name]} | {median} | {low} to {high} | {unit} |"
+        yield f"| {title(name, result['sizes'])} | {median} | {low} to {high} | {unit} |"
 
 
 def _number(value: float, unit: str) -> str:

@@ -14,9 +14,9 @@ TITLES = {
     "relay_hot": "relay, 50 hot resources",
     "relay_txoutbox": "txoutbox",
     "relay_faststream_outbox": "faststream-outbox",
-    "relay_1m_sent": "relay, 1,000,000 sent rows in the table",
-    "relay_50k_blocked": "relay, 50,000 rows blocked behind one",
-    "relay_open_snapshot": "relay, a snapshot older than 100,000 sent rows",
+    "relay_1m_sent": "relay, {sent:,} sent rows in the table",
+    "relay_50k_blocked": "relay, {blocked:,} rows blocked behind one",
+    "relay_open_snapshot": "relay, a snapshot older than {snapshot:,} sent rows",
     "consume_raw_batch": "bare consumer, batches of 500",
     "consume_raw_each": "bare consumer, a commit for each message, 32 at once",
     "consume": "worker, one row through the session for each event",
@@ -31,6 +31,10 @@ TITLES = {
     "post_dense": "`POST` with the outbox, one right after the other, median",
     "post_plain_dense": "the same `POST` without it, one right after the other, median",
 }
+
+
+def title(name: str, sizes: Mapping[str, int]) -> str:
+    return TITLES[name].format(**sizes)
 
 
 def unit(name: str) -> str:
@@ -88,10 +92,10 @@ RATIOS: dict[str, Ratio] = {
         "post_dense", "post_plain_dense", "at most 1.15", "the same, one right after the other"
     ),
     "relay_slowdown_1m_sent": Ratio(
-        "relay", "relay_1m_sent", "at most 1.2", "slower beside 1,000,000 sent rows"
+        "relay", "relay_1m_sent", "at most 1.2", "slower beside a million sent rows"
     ),
     "relay_slowdown_50k_blocked": Ratio(
-        "relay", "relay_50k_blocked", "at most 1.2", "slower beside 50,000 blocked rows"
+        "relay", "relay_50k_blocked", "at most 1.2", "slower beside blocked rows"
     ),
     "relay_slowdown_open_snapshot": Ratio(
         "relay", "relay_open_snapshot", "at most 1.2", "slower beside an old snapshot"
