@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +24,12 @@ sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 
 from benchmarks import machine  # noqa: E402
 from benchmarks.measurements import QUICK, Sizes  # noqa: E402
-from benchmarks.plan import PARTS, TITLES, Measure, measures, ratios, unit  # noqa: E402
+from benchmarks.plan import PARTS, Measure, measures  # noqa: E402
+from benchmarks.ratios import ratios, title, unit  # noqa: E402
 from benchmarks.stage import Stage  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+WITH_PEERS = ("relay", "consume")  # parts
 ROUND_LIMIT = 300.0  # seconds of one measurement, with all that it prepares
 Rounds = dict[str, list[float]]
 
@@ -36,21 +39,34 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, help="measure one part and write no latest.json")
     parser.add_argument("--quick", action="store_true", help="one round of less; for a first look")
     parser.add_argument("--rounds", type=int, help="runs of each; the median counts (default: 5)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the events, like 0.5")
     parser.add_argument("--peers", type=Path, help="the Python of the peers' environment")
     parser.add_argument("--note", default="", help="a sentence about the run")
     given = parser.parse_args()
     given.rounds = given.rounds or (1 if given.quick else 5)
+    if not 0.05 <= given.scale <= 10:
+        parser.error(
+            f"--scale: {given.scale:g} is not from 0.05 to 10; leave it out for a whole run"
+        )
     if given.rounds < 1:
         parser.error(f"--rounds: {given.rounds} is too few; write 1 or more")
     if given.peers is not None:
-        given.peers = given.peers.absolute()
+        given.peers = given.peers.absolute()  # and not resolved: a link into an environment counts
+        if not given.peers.exists():
+            parser.error(f"--peers: there is no {given.peers.name}; `make bench` sets it up")
+    elif given.only in (None, *WITH_PEERS):
+        parser.error("--peers is needed for this part; `make bench` sets their environment up")
     return given
+
+
+def sizes_of(given: argparse.Namespace) -> Sizes:
+    return QUICK if given.quick else Sizes().scaled(given.scale)
 
 
 async def measure(stage: Stage, given: argparse.Namespace) -> Rounds:
     """Run all measurements, round by round; return the values of each."""
     found: Rounds = defaultdict(list)
-    sizes = QUICK if given.quick else Sizes()
+    sizes = sizes_of(given)
     chosen = measures(given.only)
     for number in range(given.rounds):
         print(f"\nround {number + 1} of {given.rounds}", flush=True)
@@ -66,7 +82,10 @@ async def _measure_one(stage: Stage, one: Measure, sizes: Sizes, found: Rounds) 
     took = time.monotonic() - began
     for name, value in values.items():
         found[name].append(value)
-        print(f"  {TITLES[name]:<58}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s", flush=True)
+        print(
+            f"  {title(name, asdict(sizes)):<58}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s",
+            flush=True,
+        )
 
 
 def result(found: Rounds, given: argparse.Namespace, stage: Stage) -> dict[str, object]:
@@ -79,6 +98,7 @@ def result(found: Rounds, given: argparse.Namespace, stage: Stage) -> dict[str, 
         "versions": machine.versions(stage.postgres, given.peers),
         "commit": machine.commit(),
         "rounds": given.rounds,
+        "sizes": asdict(sizes_of(given)),
         "measurements": {
             name: {
                 "unit": unit(name),

@@ -1,4 +1,4 @@
-"""What is measured, and how: each in processes of their own, seen from this one.
+"""How rates are measured: each in processes of their own, seen from this one.
 
 A relay's rate is that of the stream's own timestamps, a worker's that of its rows' moments: from
 the first to the last, so that starting and looking do not count.
@@ -6,19 +6,15 @@ the first to the last, so that starting and looking do not count.
 
 from __future__ import annotations
 
-import http.client
-import json
-import statistics
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import asyncpg
 from nats.js.errors import NotFoundError
 
 from benchmarks import work
-from benchmarks.stage import BASE, Child, Scene, Stage, api_command, bench_api_command, free_port
+from benchmarks.stage import BASE, Child, Scene, Stage, api_command, free_port
 from benchmarks.work import Acks, body, event_id
 
 Values = dict[str, float]
@@ -37,12 +33,17 @@ class Sizes:
     blocked: int = 50_000  # rows behind the failed one
     snapshot: int = 100_000  # rows sent while the snapshot is open
     seconds: int = 8  # of each rate of the latency
-    posts: int = 600
+    posts: int = 300
+
+    def scaled(self, share: float) -> Sizes:
+        """Return sizes with so large a share of the events, and the same states of the tables."""
+        names = ("relay", "consume", "each", "faststream_outbox", "faststream")
+        return replace(self, **{name: round(share * getattr(self, name)) for name in names})
 
 
 QUICK = Sizes(
     relay=8_000, consume=6_000, each=2_000, faststream_outbox=1_500, faststream=600, seconds=3,
-    sent=200_000, snapshot=30_000, posts=200,
+    sent=200_000, snapshot=30_000, posts=100,
 )  # fmt: skip
 
 
@@ -223,11 +224,11 @@ async def _consumed(stage: Stage, sizes: Sizes, handler: str) -> float:
             name=work.OUR_STREAM, subjects=[work.OUR_SUBJECT], retention="workqueue"
         )
         await _publish(scene, work.OUR_SUBJECT, sizes.consume)
-        _worker_process(scene, handler)
+        worker_process(scene, handler)
         return await _written_rate(scene, sizes.consume)
 
 
-def _worker_process(scene: Scene, handler: str) -> int:
+def worker_process(scene: Scene, handler: str) -> int:
     port = free_port()
     command = ("benchmarks.service", "worker", handler)
     scene.service(*command, app="billing", peer="orders", WORKER_PORT=str(port))
@@ -249,14 +250,14 @@ async def _publish(scene: Scene, subject: str, number: int) -> None:
 
 async def _written_rate(scene: Scene, number: int) -> float:
     """Wait until all rows are there; return the rate by their column `at`."""
-    await _until_rows(scene, "bench_work", number)
+    await until_rows(scene, "bench_work", number)
     elapsed = await scene.connection.fetchval(
         "SELECT extract(epoch FROM max(at) - min(at))::float8 FROM bench_work"
     )
     return (number - 1) / float(elapsed)
 
 
-async def _until_rows(scene: Scene, table: str, number: int) -> None:
+async def until_rows(scene: Scene, table: str, number: int) -> None:
     async def written() -> bool:
         if await scene.connection.fetchval("SELECT to_regclass($1)", table) is None:
             return False
@@ -264,72 +265,3 @@ async def _until_rows(scene: Scene, table: str, number: int) -> None:
         return bool(found >= number)
 
     await scene.until(written, f"row {number:,} in {table}")
-
-
-# --- latency and requests
-
-
-async def latency(stage: Stage, sizes: Sizes) -> Values:
-    return await _latency(stage, sizes, rate=50)
-
-
-async def latency_500(stage: Stage, sizes: Sizes) -> Values:
-    found = await _latency(stage, sizes, rate=500)
-    return {f"{name}_at_500": value for name, value in found.items()}
-
-
-async def _latency(stage: Stage, sizes: Sizes, *, rate: int) -> Values:
-    """Milliseconds from a commit to the handler's first line in another process.
-
-    A quarter of the time warms both up and is left out.
-    """
-    number = rate * sizes.seconds
-    async with stage.scene() as scene:
-        await scene.until_ready(_worker_process(scene, "timed"))
-        command = ("benchmarks.service", "publish", str(rate), str(sizes.seconds))
-        scene.service(*command, app="orders", peer="billing")
-        await _until_rows(scene, "bench_commits", number)
-        await _until_rows(scene, "bench_work", number)
-        p50, p99 = await scene.connection.fetchval(_PERCENTILES, number // 4)
-    return {"latency_p50": p50, "latency_p99": p99}
-
-
-_PERCENTILES = """
-    SELECT percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP
-             (ORDER BY greatest(0, w.note::float8 - c.at) * 1000)
-      FROM bench_work w JOIN bench_commits c ON c.event_id = w.ref WHERE c.number >= $1"""
-
-
-async def post(stage: Stage, sizes: Sizes) -> Values:
-    return {"post": await _posted(stage, sizes, "/customers")}
-
-
-async def post_plain(stage: Stage, sizes: Sizes) -> Values:
-    return {"post_plain": await _posted(stage, sizes, "/plain")}
-
-
-async def _posted(stage: Stage, sizes: Sizes, path: str) -> float:
-    """Milliseconds that one `POST` takes, one after the other on one connection; the median."""
-    async with stage.scene() as scene:
-        port = free_port()
-        scene.service(*bench_api_command(port), app="orders", peer="billing")
-        await scene.until_ready(port)
-        warm = sizes.posts // 4
-        return statistics.median(_post_times(port, path, sizes.posts + warm)[warm:])
-
-
-def _post_times(port: int, path: str, number: int) -> list[float]:
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    headers = {"Content-Type": "application/json"}
-    times = []
-    for n in range(number):
-        new = json.dumps({"name": "Ada Lovelace", "email": f"ada{n}@example.org"})
-        began = time.perf_counter()
-        client.request("POST", path, new, headers)
-        answer = client.getresponse()
-        answer.read()
-        times.append(1000 * (time.perf_counter() - began))
-        if answer.status != 201:
-            raise RuntimeError(f"POST {path} answered {answer.status}; 201 was expected")
-    client.close()
-    return times

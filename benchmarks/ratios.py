@@ -1,0 +1,121 @@
+"""What the measurements are called, the ratios that come of them, and the goal of each.
+
+It imports nothing of the package: what draws the charts runs in another environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+TITLES = {
+    "relay_raw": "bare relay, own acks, batches of 1,000",
+    "relay": "relay, 5,000 resources",
+    "relay_hot": "relay, 50 hot resources",
+    "relay_txoutbox": "txoutbox",
+    "relay_faststream_outbox": "faststream-outbox",
+    "relay_1m_sent": "relay, {sent:,} sent rows in the table",
+    "relay_50k_blocked": "relay, {blocked:,} rows blocked behind one",
+    "relay_open_snapshot": "relay, a snapshot older than {snapshot:,} sent rows",
+    "consume_raw_batch": "bare consumer, batches of 500",
+    "consume_raw_each": "bare consumer, a commit for each message, 32 at once",
+    "consume": "worker, one row through the session for each event",
+    "consume_batch_handler": "worker, batch handler, one insert for up to 100 events",
+    "consume_faststream": "FastStream, a session for each message",
+    "latency_p50": "commit to handler in another process, 50 events/s, p50",
+    "latency_p99": "the same, p99",
+    "latency_p50_at_500": "commit to handler in another process, 500 events/s, p50",
+    "latency_p99_at_500": "the same, p99",
+    "post": "`POST` with the outbox, median",
+    "post_plain": "the same `POST` without it, median",
+    "post_dense": "`POST` with the outbox, one right after the other, median",
+    "post_plain_dense": "the same `POST` without it, one right after the other, median",
+}
+
+
+def title(name: str, sizes: Mapping[str, int]) -> str:
+    return TITLES[name].format(**sizes)
+
+
+def unit(name: str) -> str:
+    return "ms" if name.startswith(("latency", "post")) else "events/s"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A measurement over another one, or alone; and the goal that it has."""
+
+    over: str
+    under: str | None
+    goal: str  # "at least" or "at most", and a number
+    meaning: str
+
+    def reached(self, value: float) -> bool:
+        kind, _, number = self.goal.rpartition(" ")
+        return value >= float(number) if kind == "at least" else value <= float(number)
+
+
+RATIOS: dict[str, Ratio] = {
+    "relay_vs_raw": Ratio("relay", "relay_raw", "at least 0.8", "relay to the bare loop"),
+    "relay_hot_vs_raw": Ratio(
+        "relay_hot", "relay_raw", "at least 0.7", "relay with 50 hot resources to the bare loop"
+    ),
+    "relay_vs_txoutbox": Ratio("relay", "relay_txoutbox", "at least 1.5", "relay to txoutbox"),
+    "relay_vs_faststream_outbox": Ratio(
+        "relay", "relay_faststream_outbox", "at least 9", "relay to faststream-outbox"
+    ),
+    "consume_vs_raw_each": Ratio(
+        "consume", "consume_raw_each", "at least 2.5", "worker to bare commits for each message"
+    ),
+    "consume_vs_raw_batch": Ratio(
+        "consume", "consume_raw_batch", "at least 0.5", "worker to the bare batch limit"
+    ),
+    "consume_batch_handler_vs_raw_each": Ratio(
+        "consume_batch_handler",
+        "consume_raw_each",
+        "at least 4",
+        "batch handler to bare commits for each message",
+    ),
+    "consume_batch_handler_vs_raw_batch": Ratio(
+        "consume_batch_handler",
+        "consume_raw_batch",
+        "at least 0.85",
+        "batch handler to the bare batch limit",
+    ),
+    "consume_vs_faststream": Ratio(
+        "consume", "consume_faststream", "at least 12", "worker to FastStream"
+    ),
+    "post_outbox_overhead": Ratio(
+        "post", "post_plain", "at most 1.15", "time of a `POST` with the outbox to one without"
+    ),
+    "post_outbox_overhead_dense": Ratio(
+        "post_dense", "post_plain_dense", "at most 1.15", "the same, one right after the other"
+    ),
+    "relay_slowdown_1m_sent": Ratio(
+        "relay", "relay_1m_sent", "at most 1.2", "slower beside a million sent rows"
+    ),
+    "relay_slowdown_50k_blocked": Ratio(
+        "relay", "relay_50k_blocked", "at most 1.2", "slower beside blocked rows"
+    ),
+    "relay_slowdown_open_snapshot": Ratio(
+        "relay", "relay_open_snapshot", "at most 1.2", "slower beside an old snapshot"
+    ),
+    "latency_p50_ms": Ratio("latency_p50", None, "at most 15", "commit to handler at 50/s, p50"),
+    "latency_p99_ms": Ratio("latency_p99", None, "at most 60", "commit to handler at 50/s, p99"),
+    "latency_p50_ms_at_500": Ratio(
+        "latency_p50_at_500", None, "at most 15", "commit to handler at 500/s, p50"
+    ),
+    "latency_p99_ms_at_500": Ratio(
+        "latency_p99_at_500", None, "at most 60", "commit to handler at 500/s, p99"
+    ),
+}
+
+
+def ratios(medians: Mapping[str, float]) -> dict[str, float]:
+    """Return each ratio whose measurements are there."""
+    found = {}
+    for name, ratio in RATIOS.items():
+        under = 1.0 if ratio.under is None else medians.get(ratio.under)
+        if ratio.over in medians and under is not None:
+            found[name] = round(medians[ratio.over] / under, 3)
+    return found
