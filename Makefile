@@ -77,7 +77,7 @@ search: setup ## Compare mock and NATS over new random histories, and fuzz the A
 
 hostile: setup ## Send 100,000 hostile messages through a worker (HOSTILE=5000 for fewer, SEED=1 for others)
 	@HOSTILE=$(or $(HOSTILE),100000) SEED=$(or $(SEED),20261126) $(PYTEST) -q -s --timeout 0 \
-		-p no:logging --show-capture no -k postgresql tests/bridge/test_hostile_run.py
+		-p no:logging --show-capture no -k postgresql tests/inbox/test_hostile_run.py
 
 coverage: setup ## Say how much of jetstream_bridge the tests without a server cover
 	@$(BIN)/python -m coverage run -m pytest -q -m "not real" $(PACKAGE)

@@ -37,7 +37,11 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "service")
 
 _REAL_FIXTURES = frozenset({"nats_server", "postgres", "postgres_url"})
 
-pytest_plugins = ["jetstream_bridge.testing.plugin", "tests.open_ends"]
+pytest_plugins = [
+    "jetstream_bridge.testing.plugin",
+    "tests.bridge.fixtures",
+    "tests.open_ends",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

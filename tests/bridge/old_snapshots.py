@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jetstream_bridge.outbox.claims import Lanes
 from jetstream_bridge.outbox.settlement import Settlement
-from tests.bridge.test_lanes import MUCH
+from tests.outbox.test_lanes import MUCH
 
 
 @asynccontextmanager

@@ -14,8 +14,8 @@ from jetstream_bridge import Bridge
 from tests.bridge.consuming import Service, recording
 from tests.bridge.consuming import service_on as service_on_nats
 from tests.bridge.support import config, database, enqueue, scalar, statements
-from tests.bridge.test_relay import SUBJECT, all_sent, many, relaying
 from tests.brokers import Broker, broker_of
+from tests.outbox.test_relay import SUBJECT, all_sent, many, relaying
 from tests.waiting import eventually
 
 EVENTS = 3000

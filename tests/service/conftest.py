@@ -26,7 +26,7 @@ from jetstream_bridge.service.settings_loading import read_settings
 from jetstream_bridge.testing import MockServer
 from jetstream_bridge.testing.apps import client_of
 from tests.apps import make_app
-from tests.service.commanding import Commands
+from tests.cli.commanding import Commands
 
 # Nobody listens there, so the bridge waits for NATS as long as a test runs.
 NOWHERE = "nats://127.0.0.1:1"

@@ -37,7 +37,7 @@ MUTATIONS = (
         "jetstream_bridge/inbox/batch.py",
         "known = claimed is not None and delivery.place not in claimed.fresh",
         "known = claimed is None",
-        "tests/mock/test_guarantees.py::test_an_event_that_comes_twice_is_handled_once",
+        "tests/testing/test_guarantees.py::test_an_event_that_comes_twice_is_handled_once",
     ),
     Mutation(
         "the acknowledgement comes before the commit",
@@ -46,14 +46,14 @@ MUTATIONS = (
         "        for delivery in batch:\n"
         "            await delivery.msg.ack()\n"
         "        handled = await apart(self._transactions.run(batch))\n",
-        "tests/mock/test_guarantees.py::test_an_event_whose_commit_failed_is_handled_again",
+        "tests/testing/test_guarantees.py::test_an_event_whose_commit_failed_is_handled_again",
     ),
     Mutation(
         "a handler's end of the transaction is not noticed",
         "jetstream_bridge/inbox/batch.py",
         """            await guard.check(f"the handler of {delivery.event_type!r}")\n""",
         "",
-        "tests/bridge/test_transaction_control.py"
+        "tests/inbox/test_transaction_control.py"
         "::test_what_a_handler_does_to_the_transaction_harms_itself_only[sqlite-mock-inbox]",
     ),
     Mutation(
@@ -61,7 +61,7 @@ MUTATIONS = (
         "jetstream_bridge/inbox/single_run.py",
         "            return delivery.tries if failures is None else failures",
         "            return delivery.tries",
-        "tests/bridge/test_tries.py"
+        "tests/inbox/test_tries.py"
         "::test_an_event_that_was_only_held_through_deploys_has_all_its_tries[sqlite-mock-inbox]",
     ),
     Mutation(
@@ -69,7 +69,7 @@ MUTATIONS = (
         "jetstream_bridge/inbox/single_run.py",
         "        async with self._isolation.alone():",
         "        async with self._isolation.shared():",
-        "tests/bridge/test_tries.py"
+        "tests/inbox/test_tries.py"
         "::test_a_suspect_runs_with_none_beside_it_and_its_start_is_noted[sqlite-mock-no inbox]",
     ),
     Mutation(
@@ -78,7 +78,7 @@ MUTATIONS = (
         "                if fault is Fault.EVENT:\n                    return await self._failed",
         "                if fault is not Fault.RACE:\n"
         "                    return await self._failed",
-        "tests/bridge/test_worker_faults.py"
+        "tests/inbox/test_worker_faults.py"
         "::test_what_is_not_the_events_fault_counts_no_try[7-sqlite-mock]",
     ),
     Mutation(
@@ -86,14 +86,14 @@ MUTATIONS = (
         "jetstream_bridge/testing/stream.py",
         "        if known is not None:\n",
         "        if known is None and msg_id in self._known:\n",
-        "tests/mock/test_outages.py::test_a_lost_ack_makes_no_second_copy_and_burns_nothing",
+        "tests/testing/test_outages.py::test_a_lost_ack_makes_no_second_copy_and_burns_nothing",
     ),
     Mutation(
         "two relays take the same rows of SQLite",
         "jetstream_bridge/outbox/claims.py",
         "if rows and not await self._is_ours():",
         "if not rows:",
-        "tests/bridge/test_lanes.py"
+        "tests/outbox/test_lanes.py"
         "::test_only_one_relay_works_on_sqlite_and_another_takes_over_when_it_stops",
     ),
     Mutation(
@@ -103,7 +103,7 @@ MUTATIONS = (
         "            if not await self._look(note, deadline):\n"
         "                return False\n",
         "        for note in await self._notes.stale():\n",
-        "tests/bridge/test_unconfirmed.py"
+        "tests/outbox/test_unconfirmed.py"
         "::test_what_a_dead_relay_sent_is_looked_for_before_anything_is_sent",
     ),
     Mutation(
@@ -111,7 +111,7 @@ MUTATIONS = (
         "jetstream_bridge/outbox/unconfirmed.py",
         "        self._unsettled.update(sent)\n",
         "",
-        "tests/bridge/test_unconfirmed.py"
+        "tests/outbox/test_unconfirmed.py"
         "::test_a_relay_remembers_what_it_sent_while_the_database_was_away",
     ),
     Mutation(
@@ -119,14 +119,14 @@ MUTATIONS = (
         "jetstream_bridge/outbox/relay.py",
         "TURNS_BUDGET = 0.25",
         "TURNS_BUDGET = 5.0",
-        "tests/bridge/test_chains.py::test_a_hot_resource_does_not_delay_its_own_lane",
+        "tests/outbox/test_chains.py::test_a_hot_resource_does_not_delay_its_own_lane",
     ),
     Mutation(
         "two relays take the same lanes of PostgreSQL",
         "jetstream_bridge/outbox/claims.py",
         "\n       FOR UPDATE OF l SKIP LOCKED",
         "",
-        "tests/bridge/test_lanes.py"
+        "tests/outbox/test_lanes.py"
         "::test_claims_of_two_relays_do_not_overlap_and_busy_lanes_take_turns",
     ),
     Mutation(
@@ -134,7 +134,7 @@ MUTATIONS = (
         "jetstream_bridge/outbox/floors.py",
         "self._note_writers(frozenset(writers))",
         "self._note_writers(frozenset())",
-        "tests/bridge/test_floors.py"
+        "tests/outbox/test_floors.py"
         "::test_an_event_that_is_committed_late_goes_with_the_next_claim",
     ),
     Mutation(
@@ -142,7 +142,7 @@ MUTATIONS = (
         "jetstream_bridge/outbox/sessions.py",
         "        pending.cut(mark)\n",
         "",
-        "tests/bridge/test_shared_fate.py"
+        "tests/outbox/test_shared_fate.py"
         "::test_a_savepoint_whose_own_flush_fails_takes_its_event_with_it[sqlite]",
     ),
     Mutation(
@@ -150,7 +150,7 @@ MUTATIONS = (
         "jetstream_bridge/nats/publishing.py",
         "        flaw = message.flaw or _flaw(message, client.max_payload)\n",
         "        flaw = None\n",
-        "tests/bridge/test_odd_rows.py"
+        "tests/outbox/test_odd_rows.py"
         "::test_an_odd_row_is_refused_and_its_neighbours_go_on_at_full_speed[sqlite-mock]",
     ),
     Mutation(
@@ -158,7 +158,7 @@ MUTATIONS = (
         "jetstream_bridge/outbox/duplicates.py",
         '        if stored.get("subject") == message.subject and same_body:\n',
         "        if same_body or not same_body:\n",
-        "tests/bridge/test_duplicates.py"
+        "tests/outbox/test_duplicates.py"
         "::test_an_event_that_was_dropped_for_anothers_with_its_id_has_failed[sqlite-mock]",
     ),
 )
