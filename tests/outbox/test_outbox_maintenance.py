@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col
 
 from jetstream_bridge.outbox import maintenance as outbox_maintenance
+from jetstream_bridge.outbox.chains import chains_of, keep_pace
 from jetstream_bridge.outbox.claims import lanes_of
 from jetstream_bridge.outbox.maintenance import (
     Cleaned,
@@ -118,6 +119,26 @@ async def test_all_failed_events_are_retried_a_portion_at_a_time(database_url: s
         assert len([one for one in seen if "UPDATE" in one]) == 4, "and one that finds none"
         assert await counts(engine) == {"pending": 40}
         assert await maintenance.retry_failed() == 0
+
+
+async def test_many_failed_events_of_one_resource_go_at_once_and_in_order(
+    database_url: str,
+) -> None:
+    """Whatever part of them a claim finds due; and nobody waits for the clean-up to free them."""
+    async with database(database_url) as (engine, _):
+        await fill(engine, 300, resources=1)
+        await run(engine, "UPDATE jetstream_outbox_events SET status = 'failed'")
+        assert await OutboxMaintenance(engine).retry_failed() == 300
+        lanes, sent = lanes_of(engine, transaction_limit=30), list[str]()
+        for _ in range(60):
+            async with lanes.claim(60, MUCH) as claim:
+                settlement = Settlement()
+                for chain in chains_of(claim.rows, settlement, "nats-msg-id"):
+                    settlement.sent.extend(row.id for row in chain.rows)
+                    sent.extend(row.event_id for row in chain.rows)
+                    keep_pace(chain, len(chain.rows), settlement)
+                await claim.settle(settlement)
+        assert sent == [f"e{n}" for n in range(300)]
 
 
 @pytest.mark.parametrize(

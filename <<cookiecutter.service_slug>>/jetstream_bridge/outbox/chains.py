@@ -56,9 +56,7 @@ def chains_of(rows: Sequence[Row[Any]], settlement: Settlement, id_header: str) 
     chains: dict[str | int, Chain] = {}
     for row in sorted(rows, key=attrgetter("id")):
         if row.first_held is not None and row.first_held < row.id:
-            settlement.held.append(row.id)
-            if row.resource in chains:
-                chains[row.resource].followed = True
+            _set_aside(row, chains.get(row.resource), settlement)
             continue
         key = row.resource or row.id
         chain = chains.get(key)
@@ -67,6 +65,15 @@ def chains_of(rows: Sequence[Row[Any]], settlement: Settlement, id_header: str) 
         chain.rows.append(row)
         chain.messages.append(message_of(row, id_header))
     return list(chains.values())
+
+
+def _set_aside(row: Row[Any], chain: Chain | None, settlement: Settlement) -> None:
+    """Let `row` follow the one that its resource waits for, with which it comes back."""
+    settlement.held.append(row.id)
+    if chain is not None:
+        chain.followed = True
+    elif row.held:  # the others may have followed it; of many that are retried one is the head
+        settlement.release(row, LEAST_READY)
 
 
 def keep_pace(chain: Chain, stored: int, settlement: Settlement) -> None:
