@@ -87,23 +87,27 @@ async def _measure_one(stage: Stage, one: Measure, sizes: Sizes, found: Rounds) 
     took = time.monotonic() - began
     for name, value in values.items():
         found[name].append(value)
-        print(
-            f"  {title(name, asdict(sizes)):<58}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s",
-            flush=True,
-        )
+        called = title(name, asdict(sizes))
+        print(f"  {called:<64}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s", flush=True)
 
 
-def result(found: Rounds, given: argparse.Namespace, stage: Stage) -> dict[str, object]:
-    """Return what is written: machine, versions and commit, the measurements and the ratios."""
-    medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
+def origin(given: argparse.Namespace, stage: Stage) -> dict[str, object]:
+    """Return on what it is measured; asked at the start, since files may change during the run."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "note": given.note,
         "machine": machine.machine(),
         "versions": machine.versions(stage.postgres, given.peers),
         "commit": machine.commit(),
+    }
+
+
+def result(found: Rounds, sizes: Sizes) -> dict[str, object]:
+    """Return what is written beside its origin: the measurements and the ratios."""
+    medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
+    return {
         "rounds": min(map(len, found.values())),
-        "sizes": asdict(sizes_of(given)),
+        "sizes": asdict(sizes),
         "measurements": {
             name: {
                 "unit": unit(name),
@@ -129,8 +133,9 @@ def main() -> None:
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers are stopped for it too
     with Stage(given.peers) as stage:
+        told = origin(given, stage)
         found = asyncio.run(measure(stage, given))
-        outcome = result(found, given, stage)
+    outcome = told | result(found, sizes_of(given))
     path = write(outcome, whole=not given.only and not given.quick)
     print("\nratios")
     for name, value in ratios({n: statistics.median(v) for n, v in found.items()}).items():
