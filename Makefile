@@ -108,7 +108,8 @@ $(BENCH)/.ready: benchmarks/requirements.txt | setup
 
 bench: setup $(BENCH)/.ready ## Measure beside bare limits and peers (QUICK=1 for a first look, ONLY=relay, NOTE="...")
 	@$(BIN)/python -m benchmarks --peers $(BENCH)/bin/python --note "$(NOTE)" \
-		$(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
+		$(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(SCALE),--scale $(SCALE))
 	@$(if $(QUICK)$(ONLY),,$(MAKE) --no-print-directory bench-page)
 
 bench-page: setup $(BENCH)/.ready ## Write docs/performance.md's table and charts from benchmarks/results/latest.json

@@ -39,6 +39,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", choices=PARTS, help="measure one part and write no latest.json")
     parser.add_argument("--quick", action="store_true", help="one round of less; for a first look")
     parser.add_argument("--rounds", type=int, help="runs of each; the median counts (default: 5)")
+    parser.add_argument("--minutes", type=float, default=24, help="begin no round that passes it")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the events, like 0.5")
     parser.add_argument("--peers", type=Path, help="the Python of the peers' environment")
     parser.add_argument("--note", default="", help="a sentence about the run")
@@ -68,7 +69,11 @@ async def measure(stage: Stage, given: argparse.Namespace) -> Rounds:
     found: Rounds = defaultdict(list)
     sizes = sizes_of(given)
     chosen = measures(given.only)
+    began = time.monotonic()
     for number in range(given.rounds):
+        if number and (time.monotonic() - began) * (number + 1) / number > 60 * given.minutes:
+            print(f"\none more round would pass {given.minutes:g} minutes: it ends here")
+            break
         print(f"\nround {number + 1} of {given.rounds}", flush=True)
         for one in chosen if number % 2 == 0 else reversed(chosen):
             await _measure_one(stage, one, sizes, found)
@@ -82,23 +87,27 @@ async def _measure_one(stage: Stage, one: Measure, sizes: Sizes, found: Rounds) 
     took = time.monotonic() - began
     for name, value in values.items():
         found[name].append(value)
-        print(
-            f"  {title(name, asdict(sizes)):<58}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s",
-            flush=True,
-        )
+        called = title(name, asdict(sizes))
+        print(f"  {called:<64}{value:>10,.1f} {unit(name):<9}{took:>5.0f} s", flush=True)
 
 
-def result(found: Rounds, given: argparse.Namespace, stage: Stage) -> dict[str, object]:
-    """Return what is written: machine, versions and commit, the measurements and the ratios."""
-    medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
+def origin(given: argparse.Namespace, stage: Stage) -> dict[str, object]:
+    """Return on what it is measured; asked at the start, since files may change during the run."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "note": given.note,
         "machine": machine.machine(),
         "versions": machine.versions(stage.postgres, given.peers),
         "commit": machine.commit(),
-        "rounds": given.rounds,
-        "sizes": asdict(sizes_of(given)),
+    }
+
+
+def result(found: Rounds, sizes: Sizes) -> dict[str, object]:
+    """Return what is written beside its origin: the measurements and the ratios."""
+    medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
+    return {
+        "rounds": min(map(len, found.values())),
+        "sizes": asdict(sizes),
         "measurements": {
             name: {
                 "unit": unit(name),
@@ -124,12 +133,13 @@ def main() -> None:
     began = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # the servers are stopped for it too
     with Stage(given.peers) as stage:
+        told = origin(given, stage)
         found = asyncio.run(measure(stage, given))
-        outcome = result(found, given, stage)
+    outcome = told | result(found, sizes_of(given))
     path = write(outcome, whole=not given.only and not given.quick)
     print("\nratios")
     for name, value in ratios({n: statistics.median(v) for n, v in found.items()}).items():
-        print(f"  {name:<58}{value:>10.2f}")
+        print(f"  {name:<64}{value:>10.2f}")
     took = time.monotonic() - began
     print(f"\nwritten to {path.relative_to(ROOT)} after {took:.0f} s")
 

@@ -51,7 +51,7 @@ def draw(file: str, result: dict[str, Any]) -> None:
     medians = [one["median"] for one in measured]
     below = [median - min(one["rounds"]) for median, one in zip(medians, measured, strict=True)]
     above = [max(one["rounds"]) - median for median, one in zip(medians, measured, strict=True)]
-    figure, axes = plt.subplots(figsize=(9, 0.6 + 0.5 * len(names)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 0.9 + 0.5 * len(names)), layout="constrained")
     axes.barh(
         [title(name, result["sizes"]) for name in names],
         medians,
@@ -63,7 +63,7 @@ def draw(file: str, result: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(f"events/s, median and range of {result['rounds']} rounds")
-    axes.set_title(heading, loc="left", fontsize=11)
+    figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
     marks = {"Software": None, "Description": fingerprint(result)}
     figure.savefig(IMAGES / file, dpi=110, metadata=marks)
     plt.close(figure)

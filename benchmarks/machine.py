@@ -54,9 +54,15 @@ def _peers(python: Path) -> dict[str, str]:
 
 
 def commit() -> str:
-    """Return the commit that was measured; `-dirty` behind it when files differ from it."""
-    head = _output("git", "rev-parse", "HEAD")
-    changed = _output("git", "status", "--porcelain", "--untracked-files=no")
+    """Return the commit that is measured; `-dirty` behind it when files differ from it.
+
+    `unknown` where the template is no checkout of git.
+    """
+    try:
+        head = _output("git", "rev-parse", "HEAD")
+        changed = _output("git", "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
     return f"{head}-dirty" if changed else head
 
 

@@ -81,12 +81,12 @@ async def relay_hot(stage: Stage, sizes: Sizes) -> Values:
 
 
 async def relay_beside_sent(stage: Stage, sizes: Sizes) -> Values:
-    template = stage.prepared("bench_sent", _sent_rows(sizes.sent))
+    template = await stage.prepared("bench_sent", _sent_rows(sizes.sent))
     return {"relay_1m_sent": await _drained(stage, sizes, template, resources=5000)}
 
 
 async def relay_beside_blocked(stage: Stage, sizes: Sizes) -> Values:
-    template = stage.prepared("bench_blocked", _blocked_rows(sizes.blocked))
+    template = await stage.prepared("bench_blocked", _blocked_rows(sizes.blocked))
     return {"relay_50k_blocked": await _drained(stage, sizes, template, resources=5000)}
 
 

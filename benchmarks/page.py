@@ -37,15 +37,16 @@ def section(result: dict[str, Any]) -> str:
 
 def _origin(result: dict[str, Any]) -> str:
     """Where, when and on what it was measured."""
-    machine = result["machine"]
+    machine, sizes = result["machine"], result["sizes"]
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    return (
-        f"{result['note']} ".lstrip()
-        + f"Measured on {result['date']} at commit `{result['commit'][:12]}`, "
-        f"{result['rounds']} rounds with {result['sizes']['relay']:,} events for a relay and "
-        f"{result['sizes']['consume']:,} for a worker, on {machine['cores']} cores of "
-        f"{machine['cpu']} ({machine['system']}).\nVersions: {versions}."
-    )
+    events = f"{sizes['relay']:,} events for a relay and {sizes['consume']:,} for a worker"
+    lines = [
+        result["note"],
+        f"Measured on {result['date']} at commit `{result['commit'][:12]}`: "
+        f"{result['rounds']} rounds, {events}, fewer for what is slow.",
+        f"{machine['cores']} cores of {machine['cpu']}, {machine['system']}. {versions}.",
+    ]
+    return "\n".join(filter(None, lines))
 
 
 def _ratios(result: dict[str, Any]) -> Iterable[str]:

@@ -179,12 +179,14 @@ class Stage:
         for statement in (WORK_TABLE, _COMMITS_TABLE):
             self.postgres.run(statement, database=BASE)
 
-    def prepared(self, name: str, statements: tuple[str, ...]) -> str:
+    async def prepared(self, name: str, statements: tuple[str, ...]) -> str:
         """Return the name of a database, made by `statements` when it is first asked for."""
         if name not in self._prepared:
-            self.postgres.create_database(name, template=BASE)
-            for statement in statements:
-                self.postgres.run(statement, database=name)
+            url = self.postgres.create_database(name, template=BASE)
+            connection = await asyncpg.connect(driver_url(url))
+            for statement in statements:  # one by one: VACUUM wants no transaction around it
+                await connection.execute(statement, timeout=LIMIT)
+            await connection.close()
             self._prepared.add(name)
         return name
 
