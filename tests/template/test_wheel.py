@@ -166,7 +166,7 @@ def test_changing_over_is_deleting_the_folder_and_adding_one_dependency(
     python(service, installed, "-m", "mypy", "--cache-dir", str(tmp_path / "mypy"))
 
 
-def test_changing_over_by_baking_again_takes_the_folder_away(
+def test_changing_over_by_baking_again_takes_the_folder_away_and_brings_it_back(
     default_service: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(default_service, tmp_path / "out/orders-service")
@@ -174,6 +174,10 @@ def test_changing_over_by_baking_again_takes_the_folder_away(
     own.write_text('"""The team\'s own."""\n', encoding="utf-8")
     service = bake(tmp_path / "out", "--overwrite-if-exists", bridge="installed")
     assert not (service / "jetstream_bridge").exists()
+    file = str(service / ".cookiecutter.yaml")
+    assert 'bridge: "installed"' in (service / ".cookiecutter.yaml").read_text(encoding="utf-8")
+    bake(tmp_path / "out", "--overwrite-if-exists", "--config-file", file, bridge="vendored")
+    assert (service / "jetstream_bridge/py.typed").exists()
     assert own.exists()
 
 
