@@ -2,7 +2,7 @@
 
 `@extensions.resource` opens an HTTP client or a cache before handlers run and closes it after them,
 `@extensions.check()` is a check of readiness, `extensions.log_processors` see each line of the log,
-`@extensions.engine` makes the database's engine. The template's docs/extending.md has examples.
+`@extensions.engine` makes the database's engine. docs/extending.md has examples.
 """
 
 from __future__ import annotations

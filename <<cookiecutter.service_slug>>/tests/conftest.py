@@ -1,3 +1,3 @@
-"""The fixtures come with the package: docs/testing.md of the template, or `pytest --fixtures`."""
+"""The fixtures come with the package: docs/testing.md, or `pytest --fixtures`."""
 
 pytest_plugins = ["jetstream_bridge.testing.plugin"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
 
 from tests.template.baking import ROOT
 from tests.template.test_service_readme import run
@@ -117,9 +121,44 @@ def test_the_commands_exist() -> None:
         assert f"\n{target}:" in ours + theirs, target
 
 
-def test_the_links_to_files_lead_somewhere() -> None:
-    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """The names of a document's headings, as GitHub makes them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+    headings = (re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", found) for found in _HEADING.findall(text))
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(documents: Iterable[Path], root: Path) -> list[str]:
+    """Links to files and headings that are not there, or not within `root`."""
+    dead = []
     for document in documents:
-        for link in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
-            if "://" not in link:
-                assert (document.parent / link).exists(), f"{document.name}: {link}"
+        for link in _LINK.findall(document.read_text(encoding="utf-8")):
+            name, _, anchor = link.partition("#")
+            target = document.parent / name if name else document
+            if "://" in link:
+                continue
+            within = Path(os.path.normpath(target)).is_relative_to(root)
+            if not within or not target.exists() or (anchor and anchor not in anchors(target)):
+                dead.append(f"{document.name}: {link}")
+    return dead
+
+
+@pytest.mark.parametrize("root", [ROOT, ROOT / "<<cookiecutter.service_slug>>"])
+def test_links_lead_somewhere(root: Path) -> None:
+    documents = [root / "README.md", *(root / "docs").rglob("*.md")]
+    assert len(documents) > 10
+    assert dead_links(documents, root) == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# One heading\n[a](#one-heading) [b](#two) [c](gone.md) [d](../page.md)\n")
+    assert dead_links([page], tmp_path) == [
+        "page.md: #two",
+        "page.md: gone.md",
+        "page.md: ../page.md",
+    ]
