@@ -476,7 +476,7 @@ def test_bad_settings_stop_the_process_with_status_2_and_one_line_each(tmp_path:
         [
             sys.executable,
             "-c",
-            "import app.settings, jetstream_bridge.service.settings as package;"
+            "import app.settings, jetstream_bridge.service as package;"
             "package.load_settings(app.settings.Settings)",
         ],
         cwd=tmp_path,

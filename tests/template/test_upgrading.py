@@ -123,7 +123,7 @@ def by_hand(service: Path, *, example: bool) -> None:
     text = text.replace("load_settings()", "load_settings(Settings)")
     text = text.replace(
         "from app.strict",
-        "from jetstream_bridge.service.settings import load_settings\nfrom app.strict",
+        "from jetstream_bridge.service import load_settings\nfrom app.strict",
     )
     invoices.write_text(text, encoding="utf-8")
     python(service, "jetstream_bridge.cli.upgrade_imports")
