@@ -143,13 +143,18 @@ def init_repository(service: Path) -> None:
 
 def name_leftovers(service: Path) -> None:
     """Name what the layout of 0.1.0 left; it may hold edits of the team, so it stays."""
-    left = [name for name in OLD_LAYOUT if (service / name).exists()]
+    left = [name for name in OLD_LAYOUT if is_left(service / name)]
     if left:
         print(
             f"The layout of version 0.1.0 has left {', '.join(left)}: delete what "
             "docs/upgrading.md of the template lists, 'By baking over the service'",
             file=sys.stderr,
         )
+
+
+def is_left(path: Path) -> bool:
+    """Whether there is code; a folder of Python's caches only is none."""
+    return path.is_file() or any(path.rglob("*.py"))
 
 
 def print_next_steps(service: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import jetstream_bridge
 from jetstream_bridge.cli.upgrade_imports import MOVED, main, rewritten
 from tests.template.baking import ROOT, TEMPLATE
-from tests.template.test_upgrading import VERSIONS, run
+from tests.template.test_upgrading import VERSIONS, needs_history, run
 
 TABLE = "\n\nclass Order(SQLModel, table=True): ...\n"
 
@@ -22,6 +22,7 @@ def old_files(*names: str) -> list[str]:
     return run(ROOT, "git", "ls-tree", "--name-only", VERSIONS["0.1.0"], *paths).splitlines()
 
 
+@needs_history
 @pytest.mark.parametrize("module", sorted(MOVED))
 def test_each_module_was_there_and_its_successor_is(module: str) -> None:
     path = module.replace(".", "/")
@@ -29,6 +30,7 @@ def test_each_module_was_there_and_its_successor_is(module: str) -> None:
     importlib.import_module(MOVED[module])
 
 
+@needs_history
 def test_every_public_name_of_the_old_bridge_is_a_name_of_the_package() -> None:
     source = f"{VERSIONS['0.1.0']}:{TEMPLATE.name}/app/bridge/__init__.py"
     for node in ast.parse(run(ROOT, "git", "show", source)).body:
@@ -96,3 +98,14 @@ def test_a_folder_that_is_not_there_is_refused(
     monkeypatch.chdir(tmp_path)
     assert main(["app"]) == 2
     assert "app is not a folder of" in capsys.readouterr().err
+
+
+def test_a_folder_of_caches_only_is_not_there_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "app/console/__pycache__").mkdir(parents=True)
+    (tmp_path / "app/console/__pycache__/pages.cpython-311.pyc").touch()
+    (tmp_path / "app/own.py").write_text("from app.console import pages\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert main(["app"]) == 1
+    assert "app/own.py:1: app.console is not there any more" in capsys.readouterr().out

@@ -24,7 +24,24 @@ LIMIT = 240.0  # seconds, for one command
 # Of baking over: the edits of these files are of the kind that step 3 brings up to date.
 CHECKOUT = re.compile(r"`(git checkout HEAD -- [^`]*)`")
 
-pytestmark = pytest.mark.timeout(600)
+
+def has_history() -> bool:
+    """Whether git reads this repository, and has the commit of version 0.1.0."""
+    done = subprocess.run(
+        ["git", "cat-file", "-e", f"{VERSIONS['0.1.0']}^{{commit}}"],
+        cwd=ROOT,
+        env=clean_environment(HOME=str(ROOT.parent)),
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode == 0
+
+
+needs_history = pytest.mark.skipif(
+    not has_history(),
+    reason="this checkout lacks the commit of version 0.1.0; `git fetch --unshallow` brings it",
+)
+pytestmark = [pytest.mark.timeout(600), needs_history]
 
 
 def run(folder: Path, *command: str, **changes: str) -> str:
@@ -62,11 +79,7 @@ def old_template(into: Path) -> Path:
     """The template as it was in version 0.1.0, without a repository."""
     into.mkdir(parents=True)
     archive = into.parent / "old.tar"
-    try:
-        run(ROOT, "git", "archive", "--output", str(archive), VERSIONS["0.1.0"])
-    except AssertionError as error:
-        error.add_note("A clone without this commit needs `git fetch --unshallow`.")
-        raise
+    run(ROOT, "git", "archive", "--output", str(archive), VERSIONS["0.1.0"])
     shutil.unpack_archive(archive, into)
     return into
 
@@ -187,7 +200,7 @@ def test_cruft_takes_a_service_of_0_1_0_to_today(tmp_path: Path) -> None:
     assert "jetstream_bridge/" not in python(service, "cruft", "diff")
     by_hand(service, example=True)
 
-    assert not (service / "app/bridge").exists()
+    assert not list((service / "app/bridge").rglob("*.py"))  # a folder of caches may stay
     assert '"babel>=2.16"' in project.read_text(encoding="utf-8")
     assert "/greeting" in (service / "app/routers/customers.py").read_text(encoding="utf-8")
     check_service(service, tests=19)

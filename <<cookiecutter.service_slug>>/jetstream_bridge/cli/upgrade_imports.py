@@ -60,7 +60,8 @@ def unresolved(text: str, root: Path) -> Iterator[tuple[int, str]]:
 
 
 def _is_there(path: Path) -> bool:
-    return path.is_dir() or path.with_suffix(".py").is_file()
+    """A folder that has nothing but caches left is not."""
+    return path.with_suffix(".py").is_file() or any(path.rglob("*.py"))
 
 
 def upgrade(root: Path, folders: Sequence[str]) -> int:
