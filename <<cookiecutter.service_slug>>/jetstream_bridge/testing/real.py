@@ -8,6 +8,7 @@ server: every publish, and every acknowledgement on `$JS.ACK.>`. Faults by name 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,9 +17,11 @@ from typing import NoReturn
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+from nats.js import JetStreamContext
 from nats.js.api import PubAck
+from nats.js.errors import NotFoundError
 
-import nats
 from jetstream_bridge.core.durations import seconds
 from jetstream_bridge.nats.session import GuardedClient
 from jetstream_bridge.testing.consumer import read_answer
@@ -28,6 +31,7 @@ from jetstream_bridge.testing.stream import Stored
 from jetstream_bridge.testing.wire import header_block
 
 _TOKENS = 9  # of the subject of an acknowledgement without domain and account
+_CATCH_UP = 10.0  # seconds for JetStream to answer after a start
 _SETTLE = 0.05  # seconds in which what was written can be seen by a client beside
 
 
@@ -54,13 +58,15 @@ class RealClock:
 class RealServer:
     """A nats-server of the test's own, watched by a client of its own."""
 
-    def __init__(self, server: NatsServer, watcher: Client) -> None:
+    def __init__(self, server: NatsServer, watcher: Client, subject: str) -> None:
+        """`subject` is what the service publishes on; `watcher` is to be connected later."""
         self.url = server.url
         self.client = GuardedClient
         self.stored: list[Stored] = []  # every message, those that the stream dropped apart
         self.answers: list[Answer] = []  # what consumers said about deliveries
         self._server = server
         self._watcher = watcher
+        self._subject = subject
         self._ids: set[str] = set()
 
     # --- faults
@@ -99,6 +105,32 @@ class RealServer:
             head = header_block(headers)
             self.stored.append(Stored(0, message.subject, head, message.data, 0.0, 0))
 
+    async def catch_up(self) -> None:
+        """Note what the service published before the watcher was connected again."""
+        jetstream = self._watcher.jetstream(timeout=1.0)
+        until = time.monotonic() + _CATCH_UP
+        while time.monotonic() < until:
+            with contextlib.suppress(NatsError):  # JetStream begins after the server
+                for stream in await jetstream.streams_info():
+                    await self._read(jetstream, str(stream.config.name))
+                return
+            await asyncio.sleep(_SETTLE)
+
+    async def _read(self, jetstream: JetStreamContext, stream: str) -> None:
+        sequence = 1
+        with contextlib.suppress(NotFoundError):
+            while True:
+                found = await jetstream.get_msg(
+                    stream, seq=sequence, subject=self._subject, next=True
+                )
+                sequence = (found.seq or 0) + 1
+                headers = found.headers or {}
+                if (key := headers.get("Nats-Msg-Id", "")) and key not in self._ids:
+                    self._ids.add(key)
+                    stored = found.subject or ""
+                    head = header_block(headers)
+                    self.stored.append(Stored(0, stored, head, found.data or b"", 0.0, 0))
+
     async def answered(self, message: Msg) -> None:
         """Note what a consumer said: `$JS.ACK.<stream>.<consumer>.<tries>.<seq>.<>.<ns>.<>`."""
         word, delay = read_answer(message.data)
@@ -116,10 +148,16 @@ class RealServer:
 @asynccontextmanager
 async def real_server(server: NatsServer, *, env: str, app: str) -> AsyncIterator[RealServer]:
     """Yield `server`, watched for what the service called `app` publishes and acknowledges."""
-    watcher = await nats.connect(server.url, max_reconnect_attempts=-1, reconnect_time_wait=0.1)
+    watcher, subject = Client(), f"{env}.{app}.sync.*"
+    watched = RealServer(server, watcher, subject)
+    await watcher.connect(
+        server.url,
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.1,  # type: ignore[arg-type]  # seconds; it takes a fraction, too
+        reconnected_cb=watched.catch_up,
+    )
     try:
-        watched = RealServer(server, watcher)
-        await watcher.subscribe(f"{env}.{app}.sync.*", cb=watched.heard)
+        await watcher.subscribe(subject, cb=watched.heard)
         await watcher.subscribe("$JS.ACK.>", cb=watched.answered)
         await watcher.flush()
         yield watched
