@@ -16,41 +16,30 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from jetstream_bridge.testing.server_processes import (
     START_LIMIT,
-    STOP_LIMIT,
+    ServerProcess,
     wait_until,
 )
 
 
-class PostgresServer:
+class PostgresServer(ServerProcess):
     """A PostgreSQL of its own on a Unix socket; keeps its data over restarts.
 
     It does not flush to disk: a killed process loses nothing, and tests are quicker.
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
-        self.log_file = self.folder / "postgres.log"
+        super().__init__(Path(tempfile.mkdtemp(prefix="pg-")), "postgres.log")
         self._data = self.folder / "data"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     @property
     def pid(self) -> int:
         if self._process is None:
             raise RuntimeError("PostgreSQL does not run")
         return self._process.pid
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
         """Start the server, after creating its data if there is none, and wait till it answers."""
@@ -64,14 +53,6 @@ class PostgresServer:
     def terminate(self) -> None:
         """Stop the server in order, breaking off what its clients do."""
         self._end(signal.SIGINT)
-
-    def kill(self) -> None:
-        """Stop the server as a crash does (SIGKILL): open transactions are gone."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        self.terminate()
-        self.start()
 
     def create_database(self, name: str | None = None, *, template: str = "template1") -> str:
         """Create a database, a copy of `template`; return its URL for SQLAlchemy with asyncpg."""
@@ -100,26 +81,6 @@ class PostgresServer:
         if result.returncode != 0:
             raise RuntimeError(f"{statement!r} failed: {result.stderr.strip()}")
         return result.stdout.strip()
-
-    def close(self) -> None:
-        """Stop the server and remove its files."""
-        self.terminate()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _client(self, program: str) -> list[str]:
         return [str(_postgres_binaries() / program), "-h", str(self.folder), "-U", "postgres"]
@@ -172,17 +133,6 @@ class PostgresServer:
                 user=account.pw_uid if account else None,
                 group=account.pw_gid if account else None,
             )
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(how)
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_LIMIT)
 
 
 @contextlib.contextmanager

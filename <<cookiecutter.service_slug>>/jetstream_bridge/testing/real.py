@@ -98,12 +98,14 @@ class RealServer:
 
     async def heard(self, message: Msg) -> None:
         """Note a publish of the service, once for each message id as the stream does."""
-        headers = message.headers or {}
+        if message.reply:
+            self._note(message.subject, message.headers or {}, message.data)
+
+    def _note(self, subject: str, headers: Mapping[str, str], data: bytes) -> None:
         key = headers.get("Nats-Msg-Id", "")
-        if message.reply and key not in self._ids:
+        if key not in self._ids:
             self._ids.update({key} - {""})
-            head = header_block(headers)
-            self.stored.append(Stored(0, message.subject, head, message.data, 0.0, 0))
+            self.stored.append(Stored(0, subject, header_block(headers), data, 0.0, 0))
 
     async def catch_up(self) -> None:
         """Note what the service published before the watcher was connected again."""
@@ -125,11 +127,8 @@ class RealServer:
                 )
                 sequence = (found.seq or 0) + 1
                 headers = found.headers or {}
-                if (key := headers.get("Nats-Msg-Id", "")) and key not in self._ids:
-                    self._ids.add(key)
-                    stored = found.subject or ""
-                    head = header_block(headers)
-                    self.stored.append(Stored(0, stored, head, found.data or b"", 0.0, 0))
+                if headers.get("Nats-Msg-Id"):  # without one, what was heard could not be told
+                    self._note(found.subject or "", headers, found.data or b"")
 
     async def answered(self, message: Msg) -> None:
         """Note what a consumer said: `$JS.ACK.<stream>.<consumer>.<tries>.<seq>.<>.<ns>.<>`."""

@@ -19,12 +19,12 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from jetstream_bridge.testing.server_processes import (
     START_LIMIT,
     STOP_LIMIT,
+    ServerProcess,
     free_port,
     wait_until,
 )
@@ -44,7 +44,7 @@ def find_nats_server() -> Path:
     return Path(found)
 
 
-class NatsServer:
+class NatsServer(ServerProcess):
     """One nats-server with JetStream on loopback; keeps port and store over restarts.
 
     `config` is added to its configuration file. Without `store`, streams live in a temporary
@@ -60,30 +60,20 @@ class NatsServer:
         binary: str | Path | None = None,
         store: Path | None = None,
     ) -> None:
+        super().__init__(Path(tempfile.mkdtemp(prefix="nats-")), "nats-server.log")
         self.port = port or free_port()
         self.config = config
         self.jetstream = jetstream
         self.binary = Path(binary) if binary is not None else find_nats_server()
-        self.folder = Path(tempfile.mkdtemp(prefix="nats-"))
         self.store = store or self.folder / "store"
-        self.log_file = self.folder / "nats-server.log"
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}"
 
     @property
-    def log(self) -> str:
-        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
-
-    @property
     def pid(self) -> int:
         return self._running().pid
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
         """Start the server and return when it answers."""
@@ -108,14 +98,6 @@ class NatsServer:
     def terminate(self) -> None:
         """Stop the server in order (SIGTERM)."""
         self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """Stop the server at once (SIGKILL)."""
-        self._end(signal.SIGKILL)
-
-    def restart(self) -> None:
-        self.terminate()
-        self.start()
 
     def pause(self) -> None:
         """Freeze the server: its connections stay open and nothing is answered."""
@@ -144,24 +126,9 @@ class NatsServer:
         )
 
     def close(self) -> None:
-        """Stop the server and remove its files."""
+        """Stop the server at once and remove its files."""
         self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        super().close()
 
     @property
     def _config_file(self) -> Path:
@@ -192,15 +159,3 @@ class NatsServer:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError(f"the nats-server on port {self.port} does not run")
         return self._process
-
-    def _end(self, how: signal.Signals) -> None:
-        process, self._process = self._process, None
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(how)
-        process.send_signal(signal.SIGCONT)  # a paused one would not notice
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_LIMIT)
