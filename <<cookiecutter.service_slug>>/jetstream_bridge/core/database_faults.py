@@ -41,6 +41,8 @@ class Fault(Enum):
     NATS = auto()  # an event could not be sent at once: again later
 
 
+_LOCK_NOT_AVAILABLE = "55P03"
+
 # By SQLSTATE, the longest match first: a whole code, or a class of two characters.
 SQLSTATES: dict[str, Fault] = {
     "08": Fault.AWAY,  # connection exception; also what poolers answer when the server has gone
@@ -61,7 +63,7 @@ SQLSTATES: dict[str, Fault] = {
     "42P05": Fault.RACE,  # duplicate_prepared_statement: a pooler shares server connections
     "53": Fault.AWAY,  # insufficient resources: disk full, memory, too many connections
     "55006": Fault.BUSY,  # object_in_use
-    "55P03": Fault.BUSY,  # lock_not_available: lock_timeout ran out
+    _LOCK_NOT_AVAILABLE: Fault.BUSY,  # lock_timeout ran out
     "57014": Fault.UNCLEAR,  # query_canceled: statement_timeout ran out; is it slow, or the server?
     "57P": Fault.AWAY,  # operator intervention: shutdown, crash, starting up, database dropped
     "58": Fault.AWAY,  # system error: I/O
@@ -102,6 +104,11 @@ DATABASE_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     TimeoutError,
 )
+
+
+def is_lock_timeout(error: DBAPIError) -> bool:
+    """Whether PostgreSQL gave up waiting for a lock (`lock_timeout`)."""
+    return getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 def fault_of(error: BaseException) -> Fault:

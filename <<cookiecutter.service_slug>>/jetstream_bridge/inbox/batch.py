@@ -97,10 +97,10 @@ class HandlerTransactions:
         handled = TransactionResult()
         claimed = await self._claim(session, batch)
         started = time.perf_counter()
+        fresh: list[Delivery] = []
         for delivery in batch:
             known = claimed is not None and delivery.place not in claimed.fresh
-            (handled.duplicates if known else handled.processed).append(delivery)
-        fresh, handled.processed = handled.processed, []
+            (handled.duplicates if known else fresh).append(delivery)
         ends = loop_time() + LONGEST_TRANSACTION
         for portion in _portions(fresh):
             await self._handle(portion, session, guard)
@@ -122,17 +122,16 @@ class HandlerTransactions:
         self, portion: Sequence[Delivery], session: AsyncSession, guard: TransactionGuard
     ) -> None:
         delivery = portion[0]
+        guilty = delivery if len(portion) == 1 else None  # of a list nobody knows which it is
         call = self._timed if self._observed(delivery) else self._call
         try:
             await call(portion, session)
             await guard.check(f"the handler of {delivery.event_type!r}")
         except Exception as error:
-            guilty = delivery if len(portion) == 1 else None
             raise HandlerRaised(guard.cause_of(error), delivery=guilty) from error
         except asyncio.CancelledError:
             raise  # `apart` tells a stop from what the handler did to itself
         except BaseException as error:  # or it would end the process, with all that it holds
-            guilty = delivery if len(portion) == 1 else None
             raise HandlerRaised(_exit(delivery, error), delivery=guilty) from error
 
     def _observed(self, delivery: Delivery) -> bool:

@@ -99,10 +99,7 @@ def _checked_batch(batch: int | None, *, isolated: bool, batch_size: int | None)
 
 
 def _checked_within(value: str | float, batch: int | None) -> float:
-    try:
-        wait = seconds(value)
-    except ConfigurationError as error:
-        raise RegistrationError(f"within={value!r}: {error}") from error
+    wait = _duration("within", value)
     if not 0 <= wait <= LONGEST_WITHIN:
         raise RegistrationError(
             f"within={value!r} is out of range; write a time of up to {LONGEST_WITHIN:g}s, "
@@ -113,6 +110,13 @@ def _checked_within(value: str | float, batch: int | None) -> float:
             f"within={value!r} is how long a batch is filled; say batch=, too, or leave it out"
         )
     return wait
+
+
+def _duration(name: str, value: str | float) -> float:
+    try:
+        return seconds(value)
+    except ConfigurationError as error:
+        raise RegistrationError(f"{name}={value!r}: {error}") from error
 
 
 def _is_count(value: object) -> bool:
@@ -131,10 +135,7 @@ def checked_retry(retry: RetryStrategy | None) -> RetryStrategy | None:
 def _checked_ack_wait(value: str | float | None) -> float | None:
     if value is None:
         return None
-    try:
-        wait = seconds(value)
-    except ConfigurationError as error:
-        raise RegistrationError(f"ack_wait={value!r}: {error}") from error
+    wait = _duration("ack_wait", value)
     if not 0 < wait < math.inf:
         raise RegistrationError(f"ack_wait={value!r} is no time at all; write one like '30s'")
     return wait

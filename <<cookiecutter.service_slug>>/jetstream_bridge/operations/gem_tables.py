@@ -12,10 +12,10 @@ from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from jetstream_bridge.core.database_faults import is_lock_timeout
 from jetstream_bridge.core.errors import NotPossibleError
 
 OUTBOX, INBOX = "gem_outbox_events", "gem_inbox_events"  # once they are renamed
-_LOCK_TIMEOUT = "55P03"  # PostgreSQL's code
 _LANES = "jetstream_outbox_lanes"  # of ours only; made by the first migration
 
 
@@ -78,7 +78,7 @@ async def rename_gem_tables(engine: AsyncEngine, tables: GemTables) -> None:
             for name, renamed in tables.to_rename.items():
                 await connection.execute(text(f"ALTER TABLE {name} RENAME TO {renamed}"))
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCK_TIMEOUT:
+        if not is_lock_timeout(error):
             raise
         names = " and ".join(tables.to_rename)
         raise NotPossibleError(

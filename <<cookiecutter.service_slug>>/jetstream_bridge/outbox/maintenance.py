@@ -19,6 +19,7 @@ from sqlalchemy import TextClause, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from jetstream_bridge.core.database_faults import is_lock_timeout
 from jetstream_bridge.outbox.settlement import LANE_WAIT, lock_lanes, many_ids, release
 from jetstream_bridge.outbox.tables import LANES
 
@@ -106,7 +107,6 @@ _LANE = text("SELECT lane FROM jetstream_outbox_events WHERE event_id = :event_i
 _DISCARD = text("""
     DELETE FROM jetstream_outbox_events
      WHERE event_id = :event_id AND status <> 'sent' RETURNING resource""")
-_LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code
 
 # The oldest rows come first by their key, so no index on `sent_at` is needed, which every sent
 # row would have to pay for. Behind a portion of which no row was written long enough ago there is
@@ -305,7 +305,7 @@ async def _lock(connection: AsyncConnection, lane: int) -> None:
     try:
         await lock_lanes(connection, [lane], limit=LANE_WAIT)
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+        if not is_lock_timeout(error):
             raise
         raise TimeoutError(
             f"a relay has held lane {lane} for {LANE_WAIT:g} s, and may be sending the event; "

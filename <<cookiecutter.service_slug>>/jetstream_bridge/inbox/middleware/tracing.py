@@ -5,6 +5,8 @@ Most processes record no spans. Those pay for reading the headers and for a cont
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -33,19 +35,8 @@ class Tracing:
         )
         if span.is_recording():
             span.set_attributes(_attributes(event))
-        bound = {"trace_id": event.trace_id, "event_id": event.event_id, **_of_span(span)}
-        attached = contexts.attach(trace.set_span_in_context(span, parent))
-        tokens = bind_contextvars(**bound)
-        try:
+        with _current(span, parent, trace_id=event.trace_id, event_id=event.event_id):
             await call_next(event)
-        except Exception as error:
-            span.record_exception(error)
-            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-            raise
-        finally:
-            reset_contextvars(**tokens)
-            contexts.detach(attached)
-            span.end()
 
     async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
         """One span for the list, linked to each event's trace; the events' ids are not bound."""
@@ -60,18 +51,27 @@ class Tracing:
             span.set_attributes(
                 _attributes(events[0]) | {"messaging.batch.message_count": len(events)}
             )
-        attached = contexts.attach(trace.set_span_in_context(span))
-        tokens = bind_contextvars(**_of_span(span))
-        try:
+        with _current(span):
             await call_next(events)
-        except Exception as error:
-            span.record_exception(error)
-            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-            raise
-        finally:
-            reset_contextvars(**tokens)
-            contexts.detach(attached)
-            span.end()
+
+
+@contextmanager
+def _current(
+    span: trace.Span, parent: contexts.Context | None = None, **bound: str
+) -> Iterator[None]:
+    """Work within `span`, with `bound` and its ids in each log line; it ends with the block."""
+    attached = contexts.attach(trace.set_span_in_context(span, parent))
+    tokens = bind_contextvars(**bound, **_of_span(span))
+    try:
+        yield
+    except Exception as error:
+        span.record_exception(error)
+        span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+        raise
+    finally:
+        reset_contextvars(**tokens)
+        contexts.detach(attached)
+        span.end()
 
 
 def _attributes(event: Event[Any]) -> dict[str, str]:
