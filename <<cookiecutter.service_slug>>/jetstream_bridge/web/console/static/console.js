@@ -200,9 +200,14 @@
     }
   };
 
-  // On a telephone the menu is wider than the screen.
+  // On a telephone the menu is wider than the screen. `scrollIntoView` would let the Tab key begin
+  // behind what it shows, and not at the top of the page.
   const current = document.querySelector(".menu [aria-current]");
-  if (current) current.scrollIntoView({ block: "nearest", inline: "nearest" });
+  if (current) {
+    const menu = current.closest(".menu");
+    const hidden = current.getBoundingClientRect().right - menu.getBoundingClientRect().right;
+    if (hidden > 0) menu.scrollLeft += hidden;
+  }
   document.querySelectorAll("[data-live]").forEach(live);
   document.querySelectorAll("[data-selection]").forEach(selection);
   document.querySelectorAll('form[method="post"]').forEach(once);
