@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from jetstream_bridge.events.envelope import Envelope
     from jetstream_bridge.events.event import Event, Metadata
     from jetstream_bridge.inbox.registry import Consumers
-    from jetstream_bridge.nats.session import ClientFactory, GuardedClient
+    from jetstream_bridge.nats.client import GuardedClient
+    from jetstream_bridge.nats.session import ClientFactory
     from jetstream_bridge.operations.readiness import Check, status_of
     from jetstream_bridge.outbox.publish_batch import PublishBatch
     from jetstream_bridge.outbox.publish_result import BatchResult, PublishResult
@@ -87,10 +88,8 @@ __getattr__ = on_demand(
             "Metadata",
         ),
         "jetstream_bridge.inbox.registry": ("Consumers",),
-        "jetstream_bridge.nats.session": (
-            "ClientFactory",
-            "GuardedClient",
-        ),
+        "jetstream_bridge.nats.client": ("GuardedClient",),
+        "jetstream_bridge.nats.session": ("ClientFactory",),
         "jetstream_bridge.operations.readiness": (
             "Check",
             "status_of",

@@ -31,10 +31,11 @@ from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
 from jetstream_bridge.inbox.maintenance import InboxMaintenance
 from jetstream_bridge.inbox.outage import PendingMigrations
 from jetstream_bridge.inbox.registry import Consumers
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.nats.management import StreamApi
 from jetstream_bridge.nats.publishing import AckPublisher
-from jetstream_bridge.nats.session import ClientFactory, GuardedClient
+from jetstream_bridge.nats.session import ClientFactory
 from jetstream_bridge.operations.dead_letter_queue import DeadLetterQueue
 from jetstream_bridge.operations.inspection import Inspection
 from jetstream_bridge.operations.listing import InboxListing, OutboxListing

@@ -244,10 +244,10 @@ async def test_whatever_the_client_raises_has_an_outcome(
 ) -> None:
     await publishing.one()  # subscribed to its answers
 
-    async def fail(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(publishing.connection.client, "publish", fail)
+    monkeypatch.setattr(publishing.connection.client, "send", fail)
     assert (await publishing.one()).outcome is outcome
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jetstream_bridge.nats.outgoing import Outcome, Outgoing
 from jetstream_bridge.outbox.chains import LEAST_READY, Chain, chains_of, keep_pace
+from jetstream_bridge.outbox.rows import OutboxRow
 from jetstream_bridge.outbox.settlement import RELEASE_PORTION, Settlement
 from jetstream_bridge.outbox.tables import LANES
 from tests.bridge.support import config, database, enqueue, envelope, rows, scalar
@@ -31,24 +31,24 @@ STREAM = "test-jetstream-bridge-stream"
 HOT = 200  # rows of one resource; each has to wait for the answer to the one before
 
 
-class Row:
+def row(number: int, *, resource: str = "r", first_held: int | None = None) -> OutboxRow:
     """A row as a claim reads it."""
-
-    def __init__(self, number: int, *, resource: str = "r", first_held: int | None = None) -> None:
-        self.id = number
-        self.event_id = f"e{number}"
-        self.subject = SUBJECT
-        self.body, self.headers = "{}", "{}"
-        self.resource = resource
-        self.first_held = first_held
-        self.held = False
+    return OutboxRow(
+        *(number, f"e{number}", SUBJECT, "{}", "{}"),
+        attempts=0,
+        resource=resource,
+        held=False,
+        lane=0,
+        part=1,
+        enqueued=None,
+        first_held=first_held,
+    )
 
 
 def test_who_is_set_aside_while_its_head_goes_comes_back_with_it() -> None:
     """It came while the head waited, so nothing was held yet when the claim read the head."""
     settlement = Settlement()
-    both: list[Any] = [Row(1), Row(2, first_held=1)]
-    [chain] = chains_of(both, settlement, "nats-msg-id")
+    [chain] = chains_of([row(1), row(2, first_held=1)], settlement, "nats-msg-id")
     keep_pace(chain, 1, settlement)
     assert settlement.held == [2]
     assert "r" in settlement.released
@@ -60,7 +60,7 @@ def hot(number: int, *, stored: int, first_held: int | None = None) -> Chain:
         message = Outgoing(n, SUBJECT, b"{}", {})
         message.outcome = Outcome.STORED if n < stored else None
         chain.messages.append(message)
-        chain.rows.append(Row(n, first_held=first_held))  # type: ignore[arg-type]
+        chain.rows.append(row(n, first_held=first_held))
     return chain
 
 
@@ -89,9 +89,9 @@ def test_a_resource_has_as_many_ready_rows_as_the_next_claims_can_send(
 
 
 def test_rows_without_a_resource_are_chains_of_their_own() -> None:
-    given: list[Any] = [Row(n, resource="" if n % 2 else "r") for n in range(6)]
+    given = [row(n, resource="" if n % 2 else "r") for n in range(6)]
     chains = chains_of(given, Settlement(), "Nats-Msg-Id")
-    assert [[row.id for row in chain.rows] for chain in chains] == [[0, 2, 4], [1], [3], [5]]
+    assert [[r.id for r in chain.rows] for chain in chains] == [[0, 2, 4], [1], [3], [5]]
 
 
 def without_resource(*event_ids: str, note: str = "") -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ from jetstream_bridge.cli.progress import Progress
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import ConfigurationError, InvalidSubjectError, RegistrationError
 from jetstream_bridge.inbox.registry import Consumers
-from jetstream_bridge.nats.session import GuardedClient
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import Database, sqlite_threads_ended
 from jetstream_bridge.service.definition import ServiceDefinition

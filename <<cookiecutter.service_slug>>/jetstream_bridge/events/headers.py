@@ -30,6 +30,18 @@ def parse_block(block: bytes) -> dict[str, str]:
     return found
 
 
+_BREAKS = str.maketrans("\r\n", "  ")
+
+
+def write_block(headers: Mapping[str, str]) -> bytes:
+    """Return `headers` as they travel, nothing for none: values have no blanks at their ends, and
+    blanks in place of line breaks. Names are those that `wire_rules.sending_flaw` lets pass."""
+    if not headers:
+        return b""
+    lines = [f"{name}: {value.strip().translate(_BREAKS)}\r\n" for name, value in headers.items()]
+    return f"NATS/1.0\r\n{''.join(lines)}\r\n".encode()
+
+
 def _read_status(text: bytes, found: dict[str, str]) -> None:
     """Read the server's own word, such as ` 408 Request Timeout`, where there is one."""
     status, _, description = text.strip().partition(b" ")

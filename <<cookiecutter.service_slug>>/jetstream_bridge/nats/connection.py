@@ -25,8 +25,9 @@ from jetstream_bridge.core.config import ConnectionOptions
 from jetstream_bridge.core.errors import BridgeError, NotConnectedError
 from jetstream_bridge.core.limits import Timing
 from jetstream_bridge.core.tasks import Tasks
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.options import NatsOptions
-from jetstream_bridge.nats.session import ClientFactory, GuardedClient, Session
+from jetstream_bridge.nats.session import ClientFactory, Session
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from nats.errors import BadHeaderError, BadSubjectError, MaxPayloadError
 from nats.errors import Error as NatsError
 
-from jetstream_bridge.events.wire_rules import header_size, sending_flaw
+from jetstream_bridge.events.headers import write_block
+from jetstream_bridge.events.wire_rules import sending_flaw
+
+if TYPE_CHECKING:
+    from jetstream_bridge.nats.publishing import PublishCall
 
 logger = logging.getLogger(__name__)
 
@@ -38,11 +43,12 @@ class Outgoing:
     """One message, and what became of it. `outcome` stays None when it was never its turn.
 
     `flaw` says why it cannot be sent, where that is known already; it is refused in its turn.
+    `block` is `headers` as they travel, where whoever made them has checked them and the subject.
     """
 
     __slots__ = (
-        *("body", "duplicate", "error", "flaw", "headers", "key", "outcome", "seq", "settled_at"),
-        *("subject", "took"),
+        *("block", "body", "call", "duplicate", "error", "flaw", "following", "headers", "key"),
+        *("outcome", "sent_at", "seq", "settled_at", "subject", "took"),
     )
 
     def __init__(
@@ -53,18 +59,24 @@ class Outgoing:
         headers: dict[str, str],
         *,
         flaw: str | None = None,
+        block: bytes | None = None,
     ) -> None:
         self.key = key
         self.flaw = flaw
         self.subject = subject
         self.body = body
         self.headers = headers
+        self.block = block
         self.outcome: Outcome | None = None
         self.error: str | None = None
         self.seq: int | None = None
         self.duplicate = False
         self.took = 0.0  # seconds from sending to the answer
         self.settled_at: float | None = None  # by the loop's clock; None: it was not sent
+        # While it is published: the call it belongs to, and what is sent when this one is stored.
+        self.call: PublishCall | None = None
+        self.following: Outgoing | None = None
+        self.sent_at = 0.0
 
     @property
     def may_be_stored(self) -> bool:
@@ -73,12 +85,17 @@ class Outgoing:
         return unsure or self.outcome is Outcome.UNKNOWN
 
 
-def _flaw(message: Outgoing, max_payload: int) -> str | None:
-    """What would make nats-py refuse `message`, or the server close the connection for good."""
-    flaw = sending_flaw(message.subject, message.headers)
-    if flaw is not None:
-        return flaw
-    size = len(message.body) + header_size(message.headers)
+def flaw_of(message: Outgoing, max_payload: int) -> str | None:
+    """What the client cannot send, or the server would close the connection for; with none,
+    `message.block` is there."""
+    if message.flaw is not None:
+        return message.flaw
+    if message.block is None:
+        flaw = sending_flaw(message.subject, message.headers)
+        if flaw is not None:
+            return flaw
+        message.block = write_block(message.headers)
+    size = len(message.body) + len(message.block)
     if size <= max_payload:
         return None
     return (
@@ -86,7 +103,12 @@ def _flaw(message: Outgoing, max_payload: int) -> str | None:
     )
 
 
-def _unsent(error: Exception, *, connected: bool) -> Outcome:
+def describe(error: Exception) -> str:
+    """Why a message could not be sent."""
+    return f"could not be sent: {error or type(error).__name__}"
+
+
+def unsent(error: Exception, *, connected: bool) -> Outcome:
     """Whose fault it is that nats-py did not send: the message's, or the connection's."""
     if isinstance(error, BadSubjectError | BadHeaderError | MaxPayloadError):
         return Outcome.REFUSED
@@ -96,7 +118,7 @@ def _unsent(error: Exception, *, connected: bool) -> Outcome:
     return Outcome.REFUSED
 
 
-def _read_error(message: Outgoing, error: Mapping[str, object]) -> Outcome:
+def read_error(message: Outgoing, error: Mapping[str, object]) -> Outcome:
     code, err_code = error.get("code"), error.get("err_code")
     message.error = f"{error.get('description')} (error {err_code})"
     if err_code in _TRANSIENT_CODES or not isinstance(code, int) or code >= 500:

@@ -16,22 +16,31 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise, takewhile
 
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from pydantic_core import from_json
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.limits import leave
 from jetstream_bridge.core.subjects import covered
+from jetstream_bridge.events.headers import parse_block
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.nats.management import StreamApi
-from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing, _flaw, _read_error, _unsent
+from jetstream_bridge.nats.outgoing import (
+    OUTAGES,
+    Outcome,
+    Outgoing,
+    describe,
+    flaw_of,
+    read_error,
+    unsent,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,31 +50,62 @@ DOUBT_AFTER = 1.0  # seconds without an answer after which the stream is asked a
 DEFAULT_MAX_PAYLOAD = 1024 * 1024  # nats-server's own default, until it has told us its limit
 
 
-class _Batch:
+class PublishCall:
     """One call's messages: what may be sent next, and what is still unanswered."""
 
-    __slots__ = ("changed", "halted", "in_flight", "ready", "turns_until", "until")
+    __slots__ = ("_first", "_following", "changed", "halted", "in_flight", "turns_until", "until")
 
     def __init__(
         self, chains: Iterable[Sequence[Outgoing]], *, until: float, turns_until: float
     ) -> None:
         self.until = until  # after this moment nothing more is sent
         self.turns_until = turns_until  # and after this one only what is first in its chain
-        self.ready: deque[tuple[Sequence[Outgoing], int]] = deque(
-            (chain, 0) for chain in chains if chain
-        )
+        self._first = deque(_linked(chains))
+        self._following: deque[Outgoing] = deque()
         self.in_flight = 0
         self.halted = False
         self.changed = asyncio.Event()
 
-    def settle(self, chain: Sequence[Outgoing], index: int, outcome: Outcome) -> None:
-        chain[index].outcome = outcome
+    @property
+    def ready(self) -> bool:
+        """Whether something waits for its turn."""
+        return bool(self._first or self._following)
+
+    def next(self, now: float) -> Outgoing | None:
+        """Return what is sent now; None when it is too late for all that is left."""
+        if self._first:
+            return self._first.popleft()
+        if now <= self.turns_until:
+            return self._following.popleft()
+        self._following.clear()
+        return None
+
+    def lost(self, now: float, outcome: Outcome, error: str) -> None:
+        """The connection failed before anything could be sent: let what is next show that."""
+        message = self.next(now) if self.ready else None
+        if message is not None:
+            message.error = error
+            self.settle(message, outcome)
+        self.halted = True
+
+    def settle(self, message: Outgoing, outcome: Outcome) -> None:
+        message.outcome = outcome
         if outcome is Outcome.STORED:
-            if index + 1 < len(chain):
-                self.ready.append((chain, index + 1))
+            if message.following is not None:
+                self._following.append(message.following)
         elif outcome in OUTAGES:
             self.halted = True
         self.changed.set()
+
+
+def _linked(chains: Iterable[Sequence[Outgoing]]) -> Iterator[Outgoing]:
+    """Yield the first message of each chain, and let each message know the one behind it."""
+    for chain in chains:
+        if chain:
+            for message, following in pairwise(chain):
+                message.following = following
+            chain[-1].following = None
+            yield chain[0]
 
 
 class AckPublisher:
@@ -91,11 +131,11 @@ class AckPublisher:
         self._window = window
         self._tokens = itertools.count()
         # In the order of sending, so the first is always the first to run out of time.
-        self._waiting: dict[str, tuple[_Batch, Sequence[Outgoing], int, float]] = {}
+        self._waiting: dict[bytes, Outgoing] = {}
         self._bytes_in_flight = 0
-        self._crowded_out: set[_Batch] = set()  # waiting for room in the window
+        self._crowded_out: set[PublishCall] = set()  # waiting for room in the window
         self._timer: asyncio.TimerHandle | None = None
-        self._client: Client | None = None
+        self._client: GuardedClient | None = None
         self._prefix = ""
         self._subscribing = asyncio.Lock()
         connection.add_listener(self._on_connection)
@@ -128,27 +168,22 @@ class AckPublisher:
         """
         now = loop_time()
         turns_until = now + (budget if turns is None else turns)
-        batch = _Batch(chains, until=now + budget, turns_until=turns_until)
-        doubt = asyncio.create_task(self._doubt(batch), name="doubtful publishes")
+        call = PublishCall(chains, until=now + budget, turns_until=turns_until)
+        doubt = asyncio.create_task(self._doubt(call), name="doubtful publishes")
         try:
-            await self._send(batch)
+            await self._send(call)
         finally:
             leave(doubt)
 
-    async def _send(self, batch: _Batch) -> None:
-        while batch.ready or batch.in_flight:
-            batch.changed.clear()
-            if batch.ready and not batch.halted and self._has_room():
-                now = loop_time()
-                batch.halted = now > batch.until  # also of a process that was stopped for long
-                if batch.ready[0][1] and now > batch.turns_until:
-                    batch.ready.popleft()
-                elif not batch.halted:
-                    await self._send_next(batch)
+    async def _send(self, call: PublishCall) -> None:
+        while call.ready or call.in_flight:
+            call.changed.clear()
+            if call.ready and not call.halted and self._has_room():
+                await self._send_ready(call)
                 continue
-            if batch.halted and not batch.in_flight:
+            if call.halted and not call.in_flight:
                 return
-            await self._wait(batch)
+            await self._wait(call)
 
     async def publish_one(self, message: Outgoing) -> Outgoing:
         """Send one message; return it with its outcome."""
@@ -161,91 +196,104 @@ class AckPublisher:
             len(self._waiting) < self._window and self._bytes_in_flight < WINDOW_BYTES
         )
 
-    async def _send_next(self, batch: _Batch) -> None:
-        chain, index = batch.ready.popleft()
-        message = chain[index]
+    async def _send_ready(self, call: PublishCall) -> None:
+        """Send what there is room for: all of it is written to the socket at once."""
+        now = loop_time()
+        if now > call.until:  # also of a process that was stopped for long
+            call.halted = True
+            return
         client = self._connection.client
-        if client is None:
-            message.error = "not connected to NATS"
-            batch.settle(chain, index, Outcome.NOT_SENT)
-            return
-        flaw = message.flaw or _flaw(message, client.max_payload)
-        if flaw is not None:
-            message.error = flaw
-            batch.settle(chain, index, Outcome.REFUSED)
-            return
+        try:
+            if client is not None and client is not self._client:
+                await self._subscribe(client)
+            self._buffer(call, client, now)
+            if client is not None:
+                await client.flush_sent()
+        except Exception as error:  # of the connection: what is in flight gets its outcome
+            logger.debug("a NATS client could not send", exc_info=error)
+            call.lost(now, unsent(error, connected=False), describe(error))
+
+    def _buffer(self, call: PublishCall, client: GuardedClient | None, now: float) -> None:
+        while call.ready and not call.halted and self._has_room():
+            message = call.next(now)
+            if message is None:
+                return
+            if client is None:
+                message.error = "not connected to NATS"
+                call.settle(message, Outcome.NOT_SENT)
+            elif flaw := flaw_of(message, client.max_payload):
+                message.error = flaw
+                call.settle(message, Outcome.REFUSED)
+            else:
+                self._buffer_one(call, client, message, now)
+        self._watch_deadlines()
+
+    def _buffer_one(
+        self, call: PublishCall, client: GuardedClient, message: Outgoing, now: float
+    ) -> None:
         token = str(next(self._tokens))
         try:
-            if client is not self._client:
-                await self._subscribe(client)
-            self._waiting[token] = (batch, chain, index, loop_time() + self._timeout)
-            batch.in_flight += 1
-            self._bytes_in_flight += len(message.body)
-            self._watch_deadlines()
-            await client.publish(
-                message.subject, message.body, reply=self._prefix + token, headers=message.headers
-            )
+            client.send(message.subject, self._prefix + token, message.block or b"", message.body)
         except Exception as error:  # whatever it is, it is this message's or the connection's
-            message.error = f"could not be sent: {error or type(error).__name__}"
-            outcome = _unsent(error, connected=client.is_connected)
-            if token in self._waiting:
-                self._settle(token, outcome)
-            elif message.outcome is None:
-                batch.settle(chain, index, outcome)
+            message.error = describe(error)
+            call.settle(message, unsent(error, connected=client.is_connected))
+            return
+        message.call, message.sent_at = call, now
+        call.in_flight += 1
+        self._bytes_in_flight += len(message.body)
+        self._waiting[token.encode()] = message
 
-    async def _subscribe(self, client: Client) -> None:
+    async def _subscribe(self, client: GuardedClient) -> None:
         async with self._subscribing:
             if client is self._client:
                 return
-            self._prefix = client.new_inbox() + "."
-            await client.subscribe(self._prefix + "*", cb=self._on_ack)
-            self._client = client
+            prefix = client.new_inbox() + "."
+            await client.subscribe_reader(prefix + "*", self._on_ack)
+            self._prefix, self._client = prefix, client
 
-    async def _wait(self, batch: _Batch) -> None:
-        """Wait until something of `batch` changes, or the window has room for it.
+    async def _wait(self, call: PublishCall) -> None:
+        """Wait until something of `call` changes, or the window has room for it.
 
         Has no limit of its own: whatever is in flight gets its outcome by its deadline.
         """
-        if not batch.in_flight:
-            self._crowded_out.add(batch)
-        await batch.changed.wait()
+        if not call.in_flight:
+            self._crowded_out.add(call)
+        await call.changed.wait()
 
     def _watch_deadlines(self) -> None:
         """One timer, for the message that runs out of time first."""
         if self._timer is None and self._waiting:
-            deadline = next(iter(self._waiting.values()))[3]
+            deadline = next(iter(self._waiting.values())).sent_at + self._timeout
             delay = max(0.0, deadline - loop_time())
             self._timer = asyncio.get_running_loop().call_later(delay, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        now = loop_time()
-        late = list(itertools.takewhile(lambda item: item[1][3] <= now, self._waiting.items()))
-        for token, (_, chain, index, _) in late:
-            refused = self._connection.denial(chain[index].subject)
-            chain[index].error = refused or f"no acknowledgement within {self._timeout:g} s"
+        sent_until = loop_time() - self._timeout
+        waiting = self._waiting.items()
+        for token, message in list(takewhile(lambda item: item[1].sent_at <= sent_until, waiting)):
+            refused = self._connection.denial(message.subject)
+            message.error = refused or f"no acknowledgement within {self._timeout:g} s"
             self._settle(token, Outcome.UNKNOWN)
         self._watch_deadlines()
 
-    async def _doubt(self, batch: _Batch) -> None:
-        """Find out what of `batch` waits in vain, since the stream does not take its subject."""
+    async def _doubt(self, call: PublishCall) -> None:
+        """Find out what of `call` waits in vain, since the stream does not take its subject."""
         while True:
             await asyncio.sleep(self._doubt_after)
-            homeless = await self._not_taken(self._overdue(batch))
-            for token, (owner, chain, index, _) in list(self._waiting.items()):
-                if owner is batch and chain[index].subject in homeless:
-                    chain[
-                        index
-                    ].error = f"the stream {self._stream} does not take {chain[index].subject}"
+            homeless = await self._not_taken(self._overdue(call))
+            for token, message in list(self._waiting.items()):
+                if message.call is call and message.subject in homeless:
+                    message.error = f"the stream {self._stream} does not take {message.subject}"
                     self._settle(token, Outcome.UNROUTED)
 
-    def _overdue(self, batch: _Batch) -> set[str]:
-        """The subjects of `batch` on which an answer is missed."""
-        latest = loop_time() + self._timeout - self._doubt_after
+    def _overdue(self, call: PublishCall) -> set[str]:
+        """The subjects of `call` on which an answer is missed."""
+        latest = loop_time() - self._doubt_after
         return {
-            chain[index].subject
-            for owner, chain, index, deadline in self._waiting.values()
-            if owner is batch and deadline <= latest
+            message.subject
+            for message in self._waiting.values()
+            if message.call is call and message.sent_at <= latest
         }
 
     async def _not_taken(self, subjects: set[str]) -> set[str]:
@@ -259,17 +307,19 @@ class AckPublisher:
         taken = (stream or {}).get("subjects") or []
         return {subject for subject in subjects if not covered(taken, subject)}
 
-    def _settle(self, token: str, outcome: Outcome) -> None:
-        batch, chain, index, deadline = self._waiting.pop(token)
-        message = chain[index]
+    def _settle(self, token: bytes, outcome: Outcome) -> None:
+        message = self._waiting.pop(token)
         self._bytes_in_flight -= len(message.body)
         message.settled_at = now = loop_time()
-        message.took = now - deadline + self._timeout
-        batch.in_flight -= 1
-        batch.settle(chain, index, outcome)
-        for other in self._crowded_out:
-            other.changed.set()
-        self._crowded_out.clear()
+        message.took = now - message.sent_at
+        call, message.call = message.call, None
+        if call is not None:
+            call.in_flight -= 1
+            call.settle(message, outcome)
+        if self._crowded_out:
+            for other in self._crowded_out:
+                other.changed.set()
+            self._crowded_out.clear()
 
     def _on_connection(self, event: ConnectionEvent) -> None:
         if event is not ConnectionEvent.CONNECTED:
@@ -277,26 +327,25 @@ class AckPublisher:
 
     def _give_up(self, reason: str) -> None:
         """The answers to what is in flight will not come any more."""
-        for token, (_, chain, index, _) in list(self._waiting.items()):
-            chain[index].error = reason
+        for token, message in list(self._waiting.items()):
+            message.error = reason
             self._settle(token, Outcome.UNKNOWN)
 
-    async def _on_ack(self, msg: Msg) -> None:
-        token = msg.subject[len(self._prefix) :]
-        entry = self._waiting.get(token)
-        if entry is not None:  # else it was given up, and its retry will be a duplicate
-            _, chain, index, _ = entry
-            self._settle(token, self._read(chain[index], msg))
+    def _on_ack(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
+        token = subject[len(self._prefix) :]
+        message = self._waiting.get(token)
+        if message is not None:  # else it was given up, and its retry will be a duplicate
+            self._settle(token, self._read(message, data, headers))
 
-    def _read(self, message: Outgoing, msg: Msg) -> Outcome:
-        if msg.headers is not None and msg.headers.get("Status") == "503":
+    def _read(self, message: Outgoing, data: bytes, headers: bytes | None) -> Outcome:
+        if headers and parse_block(headers).get("Status") == "503":
             message.error = f"no stream listens on {message.subject}"
             return Outcome.UNROUTED
         try:
-            answer = json.loads(msg.data)
+            answer = from_json(data)
             error = answer.get("error")
             if error is not None:
-                return _read_error(message, error)
+                return read_error(message, error)
             return self._read_ack(message, answer)
         except (ValueError, AttributeError, TypeError):
             message.error = f"the answer on {message.subject} is no acknowledgement"

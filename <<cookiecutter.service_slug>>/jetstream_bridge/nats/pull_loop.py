@@ -22,9 +22,9 @@ from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
 from jetstream_bridge.events.wire_rules import message_size
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.nats.pull_requests import HEARTBEAT, PullCapacity, PullRequests
-from jetstream_bridge.nats.session import GuardedClient
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import (
@@ -27,81 +26,13 @@ from jetstream_bridge.core.errors import (
     RequestTimeoutError,
 )
 from jetstream_bridge.core.limits import Timing, bounded, leave
-from jetstream_bridge.events.headers import parse_block
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.options import NatsOptions
 
 logger = logging.getLogger(__name__)
 
 _DENIAL_KEPT = 120.0  # seconds; a right that was granted shows only by no new refusal
 _DENIAL = re.compile(r'permissions violation for (?P<kind>\w+) to "(?P<subject>[^"]+)"', re.I)
-
-
-class GuardedClient(Client):
-    """nats-py's client with what it lacks: it refuses plaintext where TLS was asked for, and no
-    message ends its read loop."""
-
-    def __init__(self, *, tls_demanded: bool) -> None:
-        super().__init__()
-        self._tls_demanded = tls_demanded
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        """Look at the server's greeting: the last moment before the login is sent."""
-        if initial_connection and self._tls_demanded and not info.get("tls_required"):
-            if not info.get("tls_available"):
-                raise nats.errors.Error(
-                    "the server does not offer TLS, which a tls:// address or NATS_TLS_CA demands"
-                )
-            info["tls_required"] = True
-        await super()._process_info(info, initial_connection)
-
-    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
-        """Read a peer's headers: nats-py's own reader raises on some, and loses all of others."""
-        return (parse_block(headers) or None) if headers else None
-
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
-        """Pass a message on. What is raised here would end the read loop, and be raised again at
-        each redelivery."""
-        try:
-            await super()._process_msg(sid, subject, reply, data, headers)
-        except Exception:
-            logger.exception("a message on %r could not be passed on", subject)
-
-    async def ping(self, limit: float) -> None:
-        """Return when the server we are connected to has answered; it needs no right for that.
-
-        Raises `TimeoutError` after `limit` seconds. The client's own `flush` and `rtt` cancel what
-        waits for a late answer, and that answer then ends the client's read loop.
-        """
-        answered = asyncio.get_running_loop().create_future()
-        deadline = loop_time() + limit
-        await bounded(self._send_ping(answered), limit)
-        await asyncio.wait({answered}, timeout=max(0.0, deadline - loop_time()))
-        if not answered.done():
-            raise TimeoutError(f"no answer to a ping within {limit:g} s")
-
-    async def withdraw(self, subscription: Subscription) -> None:
-        """Have the server send no more; what is on its way still reaches the subscription."""
-        await self._send_unsubscribe(subscription._id)
-
-    def abort(self) -> None:
-        """Cut the socket without waiting for what could not be sent, and end what ran for it.
-
-        A `close` that fails midway leaves a task behind for each subscription, which keeps the
-        whole client; one that meets a reconnection ends no task that this has just begun.
-        """
-        own = (self._reading_task, self._ping_interval_task, self._flusher_task)
-        for task in (*own, self._reconnection_task):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
-        for subscription in self._subs.values():
-            if subscription._wait_for_msgs_task is not None:
-                subscription._wait_for_msgs_task.cancel()
-        self._subs.clear()
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None:
-            writer.transport.abort()
 
 
 class ClientFactory(Protocol):

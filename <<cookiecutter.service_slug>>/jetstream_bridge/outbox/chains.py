@@ -11,29 +11,29 @@ Events without a resource have no order, and each is a chain of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from operator import attrgetter
-from typing import Any
-
-from sqlalchemy.engine import Row
+from operator import itemgetter
 
 from jetstream_bridge.nats.outgoing import Outcome, Outgoing
-from jetstream_bridge.outbox.rows import message_of
+from jetstream_bridge.outbox.rows import OutboxRow, message_of
 from jetstream_bridge.outbox.settlement import RELEASE_PORTION, Settlement
 
 LEAST_READY = 8  # rows of a hot resource that stay in the relay's index
 
 
-@dataclass(slots=True)
 class Chain:
     """Rows of one resource, oldest first, and what is sent for each."""
 
-    resource: str  # empty: none
-    rows: list[Row[Any]] = field(default_factory=list)
-    messages: list[Outgoing] = field(default_factory=list)
-    followed: bool = False  # others of the resource are held, or were set aside from this claim
+    __slots__ = ("followed", "messages", "resource", "rows")
 
-    def __iter__(self) -> Iterator[tuple[Outgoing, Row[Any]]]:
+    def __init__(self, resource: str, *, followed: bool) -> None:
+        """`resource` is empty for a row without one. `followed`: others of the resource are held,
+        or were set aside from this claim."""
+        self.resource = resource
+        self.followed = followed
+        self.rows: list[OutboxRow] = []
+        self.messages: list[Outgoing] = []
+
+    def __iter__(self) -> Iterator[tuple[Outgoing, OutboxRow]]:
         return zip(self.messages, self.rows, strict=True)
 
     @property
@@ -47,14 +47,14 @@ class Chain:
         return number
 
 
-def chains_of(rows: Sequence[Row[Any]], settlement: Settlement, id_header: str) -> list[Chain]:
+def chains_of(rows: Sequence[OutboxRow], settlement: Settlement, id_header: str) -> list[Chain]:
     """Group rows by resource, in order; followers of a waiting row are set aside.
 
     Rows due for another try come first, and need not be the oldest of their resource: a failed
     one that is older may have been given another chance since.
     """
     chains: dict[str | int, Chain] = {}
-    for row in sorted(rows, key=attrgetter("id")):
+    for row in sorted(rows, key=itemgetter(0)):
         if row.first_held is not None and row.first_held < row.id:
             _set_aside(row, chains.get(row.resource), settlement)
             continue
@@ -67,7 +67,7 @@ def chains_of(rows: Sequence[Row[Any]], settlement: Settlement, id_header: str) 
     return list(chains.values())
 
 
-def _set_aside(row: Row[Any], chain: Chain | None, settlement: Settlement) -> None:
+def _set_aside(row: OutboxRow, chain: Chain | None, settlement: Settlement) -> None:
     """Let `row` follow the one that its resource waits for, with which it comes back."""
     settlement.held.append(row.id)
     if chain is not None:
@@ -78,6 +78,8 @@ def _set_aside(row: Row[Any], chain: Chain | None, settlement: Settlement) -> No
 
 def keep_pace(chain: Chain, stored: int, settlement: Settlement) -> None:
     """Leave as many rows of a resource in the relay's sight as the next claims can send."""
+    if stored == len(chain.rows) and not chain.followed:
+        return
     left = chain.rows[stored:]
     ready = min(RELEASE_PORTION, max(LEAST_READY, 2 * stored))
     settlement.held.extend(row.id for row in left[ready:])

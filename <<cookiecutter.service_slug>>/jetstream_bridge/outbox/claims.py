@@ -25,7 +25,7 @@ from jetstream_bridge.core.leases import RENEW_SECONDS, LeaseHolder
 from jetstream_bridge.outbox.floors import FLOOR, NEWEST, WRITERS, Floors
 from jetstream_bridge.outbox.pauses import PAUSED_SINCE
 from jetstream_bridge.outbox.relay_notes import NOTES
-from jetstream_bridge.outbox.rows import COLUMNS, PG_HELD, TYPES
+from jetstream_bridge.outbox.rows import COLUMNS, PG_HELD, TYPES, OutboxRow
 from jetstream_bridge.outbox.settlement import Settlement, write
 from jetstream_bridge.outbox.strays import Strays
 from jetstream_bridge.outbox.tables import LANES
@@ -38,7 +38,7 @@ class Claim(Protocol):
     """Rows that nobody else may publish while the claim is open."""
 
     @property
-    def rows(self) -> Sequence[Row[Any]]: ...
+    def rows(self) -> Sequence[OutboxRow]: ...
 
     @property
     def paused_since(self) -> datetime | None:
@@ -169,7 +169,7 @@ _SQLITE_ROWS = text(f"""
 @dataclass(frozen=True, slots=True)
 class _PostgresClaim:
     connection: AsyncConnection
-    rows: Sequence[Row[Any]]
+    rows: Sequence[OutboxRow]
     paused_since: datetime | None
     noted: bool
     in_doubt: bool
@@ -223,13 +223,14 @@ class PostgresLanes:
 
     async def _rows(
         self, connection: AsyncConnection, lanes: list[int], limit: int, limit_bytes: int
-    ) -> Sequence[Row[Any]]:
+    ) -> Sequence[OutboxRow]:
         share = {
             "limit": max(1, limit // len(lanes)),
             "bytes": max(1, limit_bytes // len(lanes)),
             "floors": self._floors.of(lanes),
         }
-        return (await connection.execute(_PG_ROWS, {"lanes": lanes, **share})).all()
+        found = await connection.execute(_PG_ROWS, {"lanes": lanes, **share})
+        return [OutboxRow._make(row) for row in found.all()]
 
     async def take_strays(self) -> int:
         """Make due what lies below a floor all the same (see `strays`)."""
@@ -242,7 +243,7 @@ class PostgresLanes:
 @dataclass(frozen=True, slots=True)
 class _SqliteClaim:
     engine: AsyncEngine
-    rows: Sequence[Row[Any]]
+    rows: Sequence[OutboxRow]
     paused_since: datetime | None
     noted: bool
     in_doubt: bool
@@ -269,7 +270,7 @@ class SqliteLanes:
         share = {"limit": limit, "bytes": limit_bytes, "holder": holder}
         async with self._reader.connect() as connection:
             found = (await connection.execute(_SQLITE_ROWS, share)).all()
-        rows = [row for row in found if row.id is not None]
+        rows = [OutboxRow._make(row[3:]) for row in found if row.id is not None]
         if rows and not await self._is_ours():
             rows = []
         first = found[0]

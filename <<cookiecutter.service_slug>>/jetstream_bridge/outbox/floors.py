@@ -21,13 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jetstream_bridge.core.clock import loop_time
+from jetstream_bridge.outbox.rows import OutboxRow
 from jetstream_bridge.outbox.tables import LANES
 
 LAG = 128  # ids after which it is asked again which ones are final
@@ -135,14 +134,17 @@ class Floors:
             self._final = self._mark.newest if self._mark is not None else self._final
             self._mark = _Mark(self.newest, writers)
 
-    def claimed(self, lanes: Sequence[int], rows: Sequence[Row[Any]]) -> None:
+    def claimed(self, lanes: Sequence[int], rows: Sequence[OutboxRow]) -> None:
         """These rows were found in locked lanes, with a snapshot of after the claim's `note`.
 
         A lane's first ready row is among them, unless rows that were due left no room for it.
         """
         first: dict[int, int] = {}
-        for row in rows:
-            first[row.lane] = min(first.get(row.lane, row.id), row.id if row.part else 0)
+        for row in rows:  # the oldest one comes first
+            if not row.part:
+                first[row.lane] = 0
+            elif row.lane not in first:
+                first[row.lane] = row.id
         for lane in lanes:
             below = min(self._final, first.get(lane, inf) - 1)
             self._floors[lane] = max(self._floors[lane], int(below))

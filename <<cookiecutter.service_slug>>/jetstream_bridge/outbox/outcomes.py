@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import logging
 from itertools import islice
-from typing import Any
-
-from sqlalchemy.engine import Row
 
 from jetstream_bridge.core.delays import Backoff
 from jetstream_bridge.nats.outgoing import OUTAGES, Outcome, Outgoing
 from jetstream_bridge.outbox.chains import LEAST_READY, Chain, keep_pace
 from jetstream_bridge.outbox.publish_logs import fields
+from jetstream_bridge.outbox.rows import OutboxRow
 from jetstream_bridge.outbox.settlement import Failure, Retry, Settlement
 
 logger = logging.getLogger(__name__)
@@ -68,13 +66,16 @@ class OutcomeJudge:
     def _take_stored(
         self, chain: Chain, stored: int, settlement: Settlement, dropped: set[int]
     ) -> None:
-        settlement.sent.extend(row.id for row in chain.rows[:stored] if row.id not in dropped)
-        if dropped:
-            for message, row in islice(chain, stored):
-                if row.id in dropped:
-                    self._fail(message, row, settlement)
+        if not dropped:
+            settlement.sent += [row.id for row in chain.rows[:stored]]
+            return
+        for message, row in islice(chain, stored):
+            if row.id in dropped:
+                self._fail(message, row, settlement)
+            else:
+                settlement.sent.append(row.id)
 
-    def _count_attempt(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
+    def _count_attempt(self, message: Outgoing, row: OutboxRow, settlement: Settlement) -> None:
         attempts = row.attempts + 1
         if attempts >= self._max_attempts:
             self._fail(message, row, settlement)
@@ -85,7 +86,7 @@ class OutcomeJudge:
         log = fields(message, row, "refused") | {"attempts": attempts}
         logger.warning("event refused, again in %.1f s: %s", delay, error, extra=log)
 
-    def _fail(self, message: Outgoing, row: Row[Any], settlement: Settlement) -> None:
+    def _fail(self, message: Outgoing, row: OutboxRow, settlement: Settlement) -> None:
         attempts, error = row.attempts + 1, message.error or "refused"
         settlement.failures.append(Failure(row.id, attempts, error))
         settlement.release(row, LEAST_READY)

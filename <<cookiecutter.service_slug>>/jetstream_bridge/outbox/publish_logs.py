@@ -9,18 +9,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from typing import Any, Literal
-
-from sqlalchemy.engine import Row
+from typing import Literal
 
 from jetstream_bridge.nats.outgoing import Outcome, Outgoing
+from jetstream_bridge.outbox.rows import OutboxRow
 
 logger = logging.getLogger(__name__)
 
 Fate = Literal["published", "duplicate", "refused", "failed"]
 
 
-def fields(message: Outgoing, row: Row[Any], fate: Fate) -> dict[str, object]:
+def fields(message: Outgoing, row: OutboxRow, fate: Fate) -> dict[str, object]:
     """What a line says of an event, and never its payload."""
     envelope = _envelope(row.body)
     return {
@@ -34,7 +33,7 @@ def fields(message: Outgoing, row: Row[Any], fate: Fate) -> dict[str, object]:
     }
 
 
-def log_sent(sent: Iterable[tuple[Outgoing, Row[Any]]]) -> None:
+def log_sent(sent: Iterable[tuple[Outgoing, OutboxRow]]) -> None:
     """Log a line for each event that the stream has, where somebody wants to read that."""
     if not logger.isEnabledFor(logging.DEBUG):
         return

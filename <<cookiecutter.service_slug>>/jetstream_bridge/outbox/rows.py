@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Boolean, Text
-from sqlalchemy.engine import Row
 from sqlalchemy.types import TypeEngine
 
 from jetstream_bridge.core.columns import LenientText
+from jetstream_bridge.events.headers import write_block
 from jetstream_bridge.events.wire_rules import (
     GEM_ID_HEADER,
     event_id_flaw,
@@ -24,6 +24,27 @@ from jetstream_bridge.events.wire_rules import (
 from jetstream_bridge.nats.outgoing import Outgoing
 
 MOST_ATTEMPTS = 1_000_000  # a number that can still be counted up, whatever stands there
+
+
+class OutboxRow(NamedTuple):
+    """A row as a claim reads it, in the order of `COLUMNS`.
+
+    What SQLAlchemy reads is put into it at once: each attribute of its own rows costs a relay as
+    much as a message's headers.
+    """
+
+    id: int
+    event_id: str
+    subject: str
+    body: str
+    headers: str  # JSON
+    attempts: int
+    resource: str  # empty: none
+    held: bool
+    lane: int
+    part: int  # 0: due for another try; 1: ready
+    enqueued: float | None  # seconds since 1970
+    first_held: int | None
 
 
 # `first_held` is the oldest waiting row of the same resource: before this row, it blocks it;
@@ -51,7 +72,7 @@ COLUMNS = {
         e.id, CAST(e.event_id AS BLOB) AS event_id, CAST(e.subject AS BLOB) AS subject,
         CAST(e.payload AS BLOB) AS body, CAST(e.headers AS BLOB) AS headers,
         min(CAST(e.attempts AS INTEGER), {MOST_ATTEMPTS}) AS attempts,
-        CAST(e.resource AS BLOB) AS resource, NOT NOT e.held AS held,
+        CAST(e.resource AS BLOB) AS resource, NOT NOT e.held AS held, 0 AS lane, t.part,
         CASE typeof(e.enqueued_at) WHEN 'text'
           THEN (julianday(e.enqueued_at) - 2440587.5) * 86400 END AS enqueued,
         {_FIRST_HELD}""",
@@ -72,7 +93,7 @@ TYPES: dict[str, dict[str, TypeEngine[Any]]] = {
 }
 
 
-def message_of(row: Row[Any], id_header: str) -> Outgoing:
+def message_of(row: OutboxRow, id_header: str) -> Outgoing:
     """Return the message that `row` is, with its flaw if it cannot be sent; never raises."""
     try:
         return _message(row, id_header)
@@ -80,12 +101,14 @@ def message_of(row: Row[Any], id_header: str) -> Outgoing:
         return Outgoing(row.id, str(row.subject), b"", {}, flaw=f"unreadable row: {error!a}")
 
 
-def _message(row: Row[Any], id_header: str) -> Outgoing:
+def _message(row: OutboxRow, id_header: str) -> Outgoing:
     headers = _own(json.loads(row.headers)) if row.headers != "{}" else {}
     flaw = subject_flaw(row.subject) or event_id_flaw(row.event_id) or headers_flaw(headers)
     if flaw is not None:
         return Outgoing(row.id, str(row.subject), b"", {}, flaw=flaw)
-    return Outgoing(row.id, row.subject, row.body.encode(), {**headers, id_header: row.event_id})
+    headers[id_header] = row.event_id
+    body = row.body.encode()
+    return Outgoing(row.id, row.subject, body, headers, block=write_block(headers))
 
 
 def _own(headers: Any) -> Any:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.engine import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from jetstream_bridge.core.columns import storable
 from jetstream_bridge.core.tries import APPENDED, entry
+from jetstream_bridge.outbox.rows import OutboxRow
 from jetstream_bridge.outbox.tables import LANES
 
 RELEASE_PORTION = 1000  # followers of a resource that come back at once, at most
@@ -59,7 +58,7 @@ class Settlement:
     # rows from farther up than that (see `floors`).
     in_sight: set[str] = field(default_factory=set)
 
-    def release(self, head: Row[Any], portion: int) -> None:
+    def release(self, head: OutboxRow, portion: int) -> None:
         """`head` is done: up to `portion` of those that follow it may go on."""
         self.released[head.resource] = portion
         if not head.held:

@@ -19,7 +19,8 @@ from fastapi import FastAPI
 from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.inbox.dependencies import Resources
 from jetstream_bridge.inbox.registry import Consumers
-from jetstream_bridge.nats.session import ClientFactory, GuardedClient
+from jetstream_bridge.nats.client import GuardedClient
+from jetstream_bridge.nats.session import ClientFactory
 from jetstream_bridge.operations.queue_metrics import QueueMetrics
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.configuration_warnings import configuration_warnings

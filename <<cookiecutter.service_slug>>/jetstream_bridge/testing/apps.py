@@ -9,7 +9,8 @@ import httpx
 from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
-from jetstream_bridge.nats.session import ClientFactory, GuardedClient
+from jetstream_bridge.nats.client import GuardedClient
+from jetstream_bridge.nats.session import ClientFactory
 from jetstream_bridge.service.settings import BridgeSettings
 
 CreateApp = Callable[..., FastAPI]

@@ -20,7 +20,7 @@ from nats.aio.subscription import (
 )
 from nats.aio.transport import Transport
 
-from jetstream_bridge.nats.session import GuardedClient
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.testing.errors import NotSimulated
 
 if TYPE_CHECKING:
@@ -108,6 +108,10 @@ class MockClient(GuardedClient):
     ) -> None:
         self._server.check_simulated(subject, payload)
         await super().publish(subject, payload, reply, headers)
+
+    def send(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
+        self._server.check_simulated(subject, payload)
+        super().send(subject, reply, headers, payload)
 
     async def subscribe(
         self,

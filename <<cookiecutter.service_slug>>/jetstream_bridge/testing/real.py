@@ -23,7 +23,7 @@ from nats.js.api import PubAck
 from nats.js.errors import NotFoundError
 
 from jetstream_bridge.core.durations import seconds
-from jetstream_bridge.nats.session import GuardedClient
+from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.testing.consumer import read_answer
 from jetstream_bridge.testing.server import Answer
 from jetstream_bridge.testing.servers import NatsServer

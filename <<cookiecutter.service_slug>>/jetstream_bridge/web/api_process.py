@@ -10,7 +10,8 @@ from fastapi import FastAPI
 
 from jetstream_bridge.core.errors import ResourceError
 from jetstream_bridge.inbox.registry import Consumers
-from jetstream_bridge.nats.session import ClientFactory, GuardedClient
+from jetstream_bridge.nats.client import GuardedClient
+from jetstream_bridge.nats.session import ClientFactory
 from jetstream_bridge.service import problems, telemetry
 from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.runtime import Runtime, running
