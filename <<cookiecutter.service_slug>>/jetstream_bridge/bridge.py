@@ -46,8 +46,9 @@ from jetstream_bridge.outbox.duplicates import Duplicates
 from jetstream_bridge.outbox.maintenance import OutboxMaintenance
 from jetstream_bridge.outbox.pauses import OutboxPause
 from jetstream_bridge.outbox.publisher import Publisher, PublisherSettings, Publishing
-from jetstream_bridge.outbox.relay import ROUND_LIMIT, Relay, RelaySettings
+from jetstream_bridge.outbox.relay import ROUND_LIMIT, Relay
 from jetstream_bridge.outbox.relay_notes import RelayNotes
+from jetstream_bridge.outbox.rounds import RelayRounds, RelaySettings
 from jetstream_bridge.outbox.sessions import Outbox
 from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
 from jetstream_bridge.outbox.wakeup import listen
@@ -296,26 +297,32 @@ class Bridge:
         )
 
     def _make_relay(self) -> Relay:
-        return Relay(
+        config = self.config
+        settings = RelaySettings(
+            batch_size=config.relay_batch_size,
+            batch_bytes=config.relay_batch_bytes,
+            max_attempts=config.outbox_max_attempts,
+            backoff=Backoff(config.backoff),
+            retention=config.outbox_retention,
+            gem_peer=config.gem_peer,
+        )
+        # On SQLite one transaction writes at a time, and one relay works at a time.
+        beside = self._relay_rounds(settings) if self._engine.dialect.name == "postgresql" else None
+        rounds = self._relay_rounds(settings)
+        return Relay(rounds, beside, self.outbox_maintenance, self.connection, settings)
+
+    def _relay_rounds(self, settings: RelaySettings) -> RelayRounds:
+        return RelayRounds(
             lanes_of(self._engine, transaction_limit=ROUND_LIMIT),
-            self.outbox_maintenance,
-            self.acks,
-            self.connection,
-            RelaySettings(
-                batch_size=self.config.relay_batch_size,
-                batch_bytes=self.config.relay_batch_bytes,
-                max_attempts=self.config.outbox_max_attempts,
-                backoff=Backoff(self.config.backoff),
-                retention=self.config.outbox_retention,
-                gem_peer=self.config.gem_peer,
-            ),
-            self._duplicates,
             UnconfirmedEvents(
                 RelayNotes(self._engine),
                 StreamApi(self.connection),
                 self.config.stream,
                 window=self.config.duplicate_window,
             ),
+            self.acks,
+            self._duplicates,
+            settings,
             routes=self._routes.open,
         )
 

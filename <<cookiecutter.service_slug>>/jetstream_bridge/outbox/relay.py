@@ -3,6 +3,10 @@
 A row is `sent` only after the expected stream acknowledged it. An outage burns nothing: the
 relay stops, probes, and goes on where it was. Only what concerns an event itself counts as one
 of its attempts; while it waits for the next one, the later events of its resource wait with it.
+
+While there is much to send, two claims are at work at once: the database reads and writes for one
+of them while the events of the other one are on their way. They have different lanes, so different
+resources, and each its own note.
 """
 
 from __future__ import annotations
@@ -10,55 +14,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from nats.errors import Error as NatsError
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
-from jetstream_bridge.core.delays import Backoff
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
-from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
-from jetstream_bridge.nats.publishing import AckPublisher
-from jetstream_bridge.nats.tracing import record_published
-from jetstream_bridge.outbox.chains import Chain, chains_of
-from jetstream_bridge.outbox.claims import Claim, Lanes
-from jetstream_bridge.outbox.duplicates import Duplicates
 from jetstream_bridge.outbox.maintenance import OutboxMaintenance
-from jetstream_bridge.outbox.metrics import measure_claim, publish_metrics
-from jetstream_bridge.outbox.outcomes import OutcomeJudge, RoundFaults
-from jetstream_bridge.outbox.publish_logs import log_sent
-from jetstream_bridge.outbox.settlement import Settlement
-from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
+from jetstream_bridge.outbox.rounds import RelayRounds, RelaySettings, Round
 from jetstream_bridge.outbox.upkeep import RelayMaintenance
 
 logger = logging.getLogger(__name__)
 
 IDLE_MIN, IDLE_MAX = 0.05, 1.0  # seconds between two looks at an empty outbox
 PROBE_MIN, PROBE_MAX = 0.1, 2.0  # seconds between two tries in an outage
-# A claim holds its lanes for this long at most, however slow the way to NATS: it sends for the
-# budget, and then waits for the last answers. The rest of the limit is the database's.
-PUBLISH_BUDGET = 5.0  # seconds
-# In that time each resource's first message is sent. The next ones, each after the answer to the
-# one before, are sent for as long as this: other lanes wait for the end of the claim.
-TURNS_BUDGET = 0.25  # seconds
 ROUND_LIMIT = 30.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class RelaySettings:
-    """How the relay works: times in seconds."""
-
-    batch_size: int  # rows
-    batch_bytes: int  # bodies and headers of a claim; one row of each lane always goes
-    max_attempts: int
-    backoff: Backoff
-    retention: float
-    gem_peer: bool
+# A second claim begins when one was as full as this, and goes on while it finds as much as that.
+SECOND_FROM, SECOND_WHILE = 1 / 4, 1 / 16  # of the batch size
 
 
 class Relay:
@@ -66,32 +41,24 @@ class Relay:
 
     def __init__(
         self,
-        lanes: Lanes,
+        rounds: RelayRounds,
+        second: RelayRounds | None,
         maintenance: OutboxMaintenance,
-        publisher: AckPublisher,
         connection: Connection,
         settings: RelaySettings,
-        duplicates: Duplicates,
-        unconfirmed: UnconfirmedEvents,
-        *,
-        routes: Callable[[Sequence[str]], Awaitable[set[str]]],
     ) -> None:
-        """`routes` is asked about subjects that no stream took: it tries to make them known to
-        the stream and returns those that still are not; it raises when it cannot tell."""
-        self._lanes = lanes
-        self._maintenance = RelayMaintenance(maintenance, lanes, retention=settings.retention)
-        self._publisher = publisher
+        """`second` has lanes and a note of its own; None where one claim works at a time."""
+        self._rounds = rounds
+        self._second = second
+        self._second_claim: asyncio.Task[None] | None = None
+        self._maintenance = RelayMaintenance(
+            maintenance, rounds.lanes, retention=settings.retention
+        )
         self._connection = connection
-        self._settings = settings
-        self._duplicates = duplicates
-        self._unconfirmed = unconfirmed
-        self._routes = routes
-        self._id_header = GEM_ID_HEADER if settings.gem_peer else ID_HEADER
+        self._batch_size = settings.batch_size
         self._work = asyncio.Event()
         self._hope = asyncio.Event()  # that an outage is over
         self._stopping = asyncio.Event()
-        self._judge = OutcomeJudge(settings.max_attempts, settings.backoff)
-        self._metrics = publish_metrics()
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
         self.paused_since: datetime | None = None  # by an operator, for all replicas
         self.looked_at = loop_time()  # when its last round began
@@ -124,9 +91,11 @@ class Relay:
             await self._drain()
         finally:
             self._connection.remove_listener(self._on_connection)
+            await self._end_second()
             try:
-                await self._unconfirmed.forget()
-                await self._lanes.stop()
+                await self._rounds.finish()
+                if self._second is not None:
+                    await self._second.finish()
             except DATABASE_ERRORS as error:
                 logger.warning("the relay's lease ends by the clock: %s", type(error).__name__)
 
@@ -137,122 +106,70 @@ class Relay:
             self.looked_at = loop_time()
             self._work.clear()
             self._hope.clear()
-            handled = await self._guarded_round()
+            # After an outage, a few rows find out whether it is over.
+            done = await self._guarded(self._rounds, 1 if self.problem else self._batch_size)
+            self._report(done.problem)
+            self._note_pause(self._rounds.paused_since)
             if self.problem is not None:
                 await happens(self._hope, outage * random.uniform(0.5, 1.0))
                 outage = min(PROBE_MAX, outage * 2)
                 continue
             outage = PROBE_MIN
+            self._begin_second(done)
             await self._maintenance.run()
-            if handled:
+            if done.handled:
                 idle = IDLE_MIN
                 continue
             await happens(self._work, idle)
             idle = min(IDLE_MAX, idle * 1.5)
 
-    async def _guarded_round(self) -> int:
+    def _begin_second(self, first: Round) -> None:
+        if self._second_claim is not None and self._second_claim.done():
+            claim, self._second_claim = self._second_claim, None
+            claim.result()
+        if self._second is None or self._second_claim is not None:
+            return
+        if first.handled >= SECOND_FROM * self._batch_size:
+            work = self._work_beside(self._second)
+            self._second_claim = asyncio.create_task(work, name="relay's second claim")
+
+    async def _work_beside(self, second: RelayRounds) -> None:
+        """Take further claims while there is much to send; what fails is met by the first one."""
+        least = SECOND_WHILE * self._batch_size
+        while not self._stopping.is_set() and self.problem is None:
+            done = await self._guarded(second, self._batch_size)
+            if done.problem is not None or done.handled < least:
+                logger.debug("the second claim ends: %s", done.problem or "little to send")
+                return
+
+    async def _end_second(self) -> None:
+        """Let the second claim finish what it has in hand; end it where this task was ended."""
+        claim, self._second_claim = self._second_claim, None
+        if claim is None:
+            return
+        if not self._stopping.is_set():
+            claim.cancel()
+        await asyncio.wait({claim})  # a round has a limit
+        if not claim.cancelled():
+            claim.result()
+
+    async def _guarded(self, rounds: RelayRounds, limit: int) -> Round:
         """One round; a fault of the database becomes the relay's `problem`."""
         if not self._connection.connected:
-            self._report("not connected to NATS")
-            return 0
+            return Round(problem="not connected to NATS")
         try:
             async with asyncio.timeout(ROUND_LIMIT):
-                return await self._round()
+                if rounds is self._rounds and self._second is not None and not self._second_claim:
+                    await self._second.catch_up()
+                return await rounds.run(limit)
         except DATABASE_ERRORS as error:
-            self._report(f"the database does not answer: {type(error).__name__}")
             logger.debug("relay round failed", exc_info=error)
-            return 0
+            return Round(problem=f"the database does not answer: {type(error).__name__}")
         except (BridgeError, NatsError) as error:
-            self._report(f"nobody can tell what the stream has: {error}")
-            return 0
+            return Round(problem=f"nobody can tell what the stream has: {error}")
         except Exception as error:  # ours; the task goes on, and readiness shows it
-            self._report(f"the relay failed: {error!a:.200}")
             logger.exception("a round of the relay failed")
-            return 0
-
-    async def _round(self) -> int:
-        """Claim, publish, settle. Returns how many rows left the relay's sight."""
-        await self._unconfirmed.catch_up()
-        # After an outage, a few rows find out whether it is over.
-        limit = 1 if self.problem else self._settings.batch_size
-        batch_bytes, holder = self._settings.batch_bytes, self._unconfirmed.holder
-        while True:
-            async with self._lanes.claim(limit, batch_bytes, holder) as claim:
-                self._note_pause(claim.paused_since)
-                subjects = {str(row.subject) for row in claim.rows}
-                may_send = bool(subjects) and self._unconfirmed.allow(subjects, noted=claim.noted)
-                sent = await self._send(claim) if may_send else None
-            if sent is not None:
-                self._unconfirmed.settled()
-                return await self._sent(sent)
-            if claim.in_doubt:
-                if not await self._resolved():
-                    return 0
-            elif subjects:
-                await self._unconfirmed.note(
-                    subjects
-                )  # committed, and nothing is claimed meanwhile
-            else:
-                self._report(None)
-                return 0
-
-    async def _send(self, claim: Claim) -> _Sent:
-        """Publish the rows of a claim, and write what became of them."""
-        settlement = Settlement()
-        chains = chains_of(claim.rows, settlement, self._id_header)
-        self._unconfirmed.sending(row.id for chain in chains for row in chain.rows)
-        await self._publisher.publish(
-            [chain.messages for chain in chains], budget=PUBLISH_BUDGET, turns=TURNS_BUDGET
-        )
-        dropped = await self._duplicates.dropped(
-            (message for chain in chains for message in chain.messages), self._unconfirmed
-        )
-        faults = self._judge.settle(chains, settlement, dropped)
-        unknown = [row.id for chain in chains for message, row in chain if message.may_be_stored]
-        self._unconfirmed.answered(settlement.sent, unknown)
-        await claim.settle(settlement)
-        return _Sent(chains, settlement, faults)
-
-    async def _sent(self, sent: _Sent) -> int:
-        """Tell what became of a claim that is settled."""
-        chains, settlement = sent.chains, sent.settlement
-        measure_claim(self._metrics, chains, settlement)
-        record_published(message for chain in chains for message in chain.messages)
-        log_sent(pair for chain in chains for pair in chain)
-        await self._after(sent.faults)
-        return (
-            len(settlement.sent)
-            + len(settlement.retries)
-            + len(settlement.failures)
-            + len(settlement.held)
-        )
-
-    async def _resolved(self) -> bool:
-        """A relay published what nobody knows about: look for it before anything is sent."""
-        if await self._unconfirmed.resolve():
-            return True
-        self._report("looking through the stream for what a relay may have sent before it stopped")
-        return False
-
-    async def _after(self, faults: RoundFaults) -> None:
-        if faults.outage is not None:
-            self._metrics.count("unavailable")
-            self._report(faults.outage)
-        elif faults.unrouted:
-            await self._find_routes(faults.unrouted)
-        else:
-            self._report(None)
-
-    async def _find_routes(self, subjects: set[str]) -> None:
-        """No stream took these subjects: is JetStream away, or is it the subjects?
-
-        What the stream still does not know when it has been asked counts against the events in
-        the next round; anything else is an outage and counts against nothing.
-        """
-        try:
-            self._judge.unrouted |= await self._routes(sorted(subjects))
-        except (BridgeError, NatsError, OSError, TimeoutError) as error:
-            self._report(f"no stream takes {', '.join(sorted(subjects))}: {error}")
+            return Round(problem=f"the relay failed: {error!a:.200}")
 
     def _report(self, problem: str | None) -> None:
         if problem != self.problem:
@@ -266,12 +183,3 @@ class Relay:
         if (since is None) != (self.paused_since is None):
             logger.warning("relaying is %s", "resumed" if since is None else "paused")
         self.paused_since = since
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """One claim, and what became of it."""
-
-    chains: list[Chain]
-    settlement: Settlement
-    faults: RoundFaults

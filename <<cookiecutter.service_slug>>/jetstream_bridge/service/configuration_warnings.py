@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from jetstream_bridge.core.durations import humanize
-from jetstream_bridge.outbox.relay import PUBLISH_BUDGET
+from jetstream_bridge.outbox.rounds import PUBLISH_BUDGET
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.settings_loading import misread_values
