@@ -21,7 +21,7 @@ from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.commits import honest_commits
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
-from jetstream_bridge.core.delays import Backoff, RetryStrategy
+from jetstream_bridge.core.delays import RetryStrategy
 from jetstream_bridge.core.errors import BridgeError, ConfigurationError
 from jetstream_bridge.core.tasks import Tasks, happens
 from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
@@ -40,17 +40,14 @@ from jetstream_bridge.operations.dead_letter_queue import DeadLetterQueue
 from jetstream_bridge.operations.inspection import Inspection
 from jetstream_bridge.operations.listing import InboxListing, OutboxListing
 from jetstream_bridge.operations.readiness import Check, Checks
-from jetstream_bridge.outbox.claims import lanes_of
+from jetstream_bridge.outbox.assembly import make_relay
 from jetstream_bridge.outbox.direct_publishing import DirectPublisher, DirectSettings
 from jetstream_bridge.outbox.duplicates import Duplicates
 from jetstream_bridge.outbox.maintenance import OutboxMaintenance
 from jetstream_bridge.outbox.pauses import OutboxPause
 from jetstream_bridge.outbox.publisher import Publisher, PublisherSettings, Publishing
-from jetstream_bridge.outbox.relay import ROUND_LIMIT, Relay
-from jetstream_bridge.outbox.relay_notes import RelayNotes
-from jetstream_bridge.outbox.rounds import RelayRounds, RelaySettings
+from jetstream_bridge.outbox.relay import Relay
 from jetstream_bridge.outbox.sessions import Outbox
-from jetstream_bridge.outbox.unconfirmed import UnconfirmedEvents
 from jetstream_bridge.outbox.wakeup import listen
 from jetstream_bridge.topology.durable_names import DurableSpec, durable_spec
 from jetstream_bridge.topology.permissions import inbox_prefix, runtime_rights
@@ -297,33 +294,14 @@ class Bridge:
         )
 
     def _make_relay(self) -> Relay:
-        config = self.config
-        settings = RelaySettings(
-            batch_size=config.relay_batch_size,
-            batch_bytes=config.relay_batch_bytes,
-            max_attempts=config.outbox_max_attempts,
-            backoff=Backoff(config.backoff),
-            retention=config.outbox_retention,
-            gem_peer=config.gem_peer,
-        )
-        # On SQLite one transaction writes at a time, and one relay works at a time.
-        beside = self._relay_rounds(settings) if self._engine.dialect.name == "postgresql" else None
-        rounds = self._relay_rounds(settings)
-        return Relay(rounds, beside, self.outbox_maintenance, self.connection, settings)
-
-    def _relay_rounds(self, settings: RelaySettings) -> RelayRounds:
-        return RelayRounds(
-            lanes_of(self._engine, transaction_limit=ROUND_LIMIT),
-            UnconfirmedEvents(
-                RelayNotes(self._engine),
-                StreamApi(self.connection),
-                self.config.stream,
-                window=self.config.duplicate_window,
-            ),
+        return make_relay(
+            self.config,
+            self._engine,
+            self.connection,
             self.acks,
             self._duplicates,
-            settings,
-            routes=self._routes.open,
+            self.outbox_maintenance,
+            self._routes,
         )
 
     async def _clean_up(self) -> None:

@@ -16,6 +16,7 @@ from app.consumers import load_consumers
 from app.settings import ROOT, Settings
 from jetstream_bridge import Bridge, status_of
 from jetstream_bridge.outbox.relay import Relay
+from jetstream_bridge.outbox.rounds import Round
 from jetstream_bridge.service.database import Database
 from jetstream_bridge.service.runtime import running
 from jetstream_bridge.service.schema import migrate
@@ -126,11 +127,11 @@ async def test_a_relay_that_finishes_no_round_is_shown(
     service_settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def hangs(_: Relay) -> int:
+    async def hangs(*_: object) -> Round:
         await asyncio.Event().wait()
-        return 0
+        return Round()
 
-    monkeypatch.setattr(Relay, "_guarded_round", hangs)
+    monkeypatch.setattr(Relay, "_guarded", hangs)
     async with serving(make_app(service_settings, make_client=mock_nats.client)) as client:
         await clock.advance("30s")
         response = await client.get("/readyz")

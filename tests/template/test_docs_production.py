@@ -15,7 +15,7 @@ from jetstream_bridge.core.limits import Timing
 from jetstream_bridge.inbox import batch_sizing as pace
 from jetstream_bridge.inbox import exclusive_worker as reign
 from jetstream_bridge.nats import publishing as acks
-from jetstream_bridge.outbox import relay
+from jetstream_bridge.outbox import relay, rounds
 from jetstream_bridge.service import configuration_warnings, database, shutdown
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.settings_loading import read_settings
@@ -71,22 +71,22 @@ def test_the_table_of_connections_is_the_pool_s() -> None:
         pool = engine.sync_engine.pool
         assert pool.size() == at_rest  # type: ignore[attr-defined]
         assert pool.size() + pool._max_overflow == at_all  # type: ignore[attr-defined]
-        assert 2 * concurrency + 5 == at_all
+        assert 2 * concurrency + 6 == at_all
         assert fitting == FREE_CONNECTIONS // at_all
-    assert "5 x 21 = 105" in PAGE
+    assert "5 x 22 = 110" in PAGE
 
 
 def test_the_times_are_those_of_the_code() -> None:
     timeout = bridge_config(settings()).publish_timeout
-    window = 2 * (relay.PUBLISH_BUDGET + timeout)
+    window = 2 * (rounds.PUBLISH_BUDGET + timeout)
     grace, after = settings().shutdown_grace, shutdown.AFTER_GRACE
     backoff = settings().backoff[: settings().max_deliver - 1]
     timing = Timing()
     assert timing.silent_probes == 3
     for sentence in (
-        f"outlast the sending of one claim ({relay.PUBLISH_BUDGET:g} s) and the deadline of its "
+        f"outlast the sending of one claim ({rounds.PUBLISH_BUDGET:g} s) and the deadline of its "
         f"last event ({timeout:g} s): at least {window:g} s",
-        f"goes on with chains for a {'quarter' if relay.TURNS_BUDGET == 0.25 else ''} of a second",
+        f"goes on with chains for a {'quarter' if rounds.TURNS_BUDGET == 0.25 else ''} of a second",
         f"take over at most {leases.LEASE_SECONDS + reign.STANDBY_SECONDS:g} s after a crash",
         f"three probes in a row, {timing.probe_interval:g} s apart",
         f"a few events, every {relay.PROBE_MAX:g} s at the latest",

@@ -116,7 +116,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a claim lasts as long as its longest chain",
-        "jetstream_bridge/outbox/relay.py",
+        "jetstream_bridge/outbox/rounds.py",
         "TURNS_BUDGET = 0.25",
         "TURNS_BUDGET = 5.0",
         "tests/outbox/test_chains.py::test_a_hot_resource_does_not_delay_its_own_lane",
@@ -148,8 +148,8 @@ MUTATIONS = (
     Mutation(
         "what the client refuses to send is an outage",
         "jetstream_bridge/nats/publishing.py",
-        "        flaw = message.flaw or _flaw(message, client.max_payload)\n",
-        "        flaw = None\n",
+        "elif flaw := flaw_of(message, client.max_payload):",
+        "elif flaw := None:",
         "tests/outbox/test_odd_rows.py"
         "::test_an_odd_row_is_refused_and_its_neighbours_go_on_at_full_speed[sqlite-mock]",
     ),

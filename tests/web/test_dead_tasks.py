@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from jetstream_bridge.outbox.relay import Relay
+from jetstream_bridge.outbox.rounds import Round
 from jetstream_bridge.testing import VirtualClock
 from tests.web.console import BASE, Person
 
@@ -18,7 +19,7 @@ async def test_a_relay_that_keeps_dying_shows_in_every_place_and_goes_on_when_it
     clock: VirtualClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def odd(_: Relay) -> int:
+    async def odd(*_: object) -> Round:
         raise ZeroDivisionError("odd")
 
     async def process() -> dict[str, str]:
@@ -27,7 +28,7 @@ async def test_a_relay_that_keeps_dying_shows_in_every_place_and_goes_on_when_it
         return parts["process"]
 
     with monkeypatch.context() as patched:
-        patched.setattr(Relay, "_guarded_round", odd)
+        patched.setattr(Relay, "_guarded", odd)
         await clock.advance("15s")
         alive = await admin.get("/healthz")
         ready = (await admin.get("/readyz")).json()

@@ -42,7 +42,7 @@ _BEGIN = "sqlite_begin"
 
 # Connections that are none of a handler's: the relay's transaction and its LISTEN, a lease or
 # the deleting of finished rows, and the two checks of readiness.
-_OWN_CONNECTIONS = 5
+_OWN_CONNECTIONS = 6
 
 
 def _compact_json(value: Any) -> str:
