@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
@@ -14,6 +13,7 @@ from jetstream_bridge.events.wire_rules import message_size
 from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.reading import Reader
 from jetstream_bridge.inbox.received import Place, Received
+from jetstream_bridge.nats.delivered import delivered_at
 
 STREAM_ORDER = attrgetter("epoch", "seq")
 
@@ -53,12 +53,12 @@ class Delivery:
     )
 
     def __init__(self, msg: Msg, reader: Reader) -> None:
-        metadata = msg.metadata
+        place = delivered_at(msg.reply)
         self.msg = msg
-        self.seq: int = metadata.sequence.stream
-        self.count: int = metadata.sequence.consumer  # of all deliveries of the consumer
-        self.tries: int = metadata.num_delivered or 1
-        self.headers = {name: str(value) for name, value in (msg.headers or {}).items()}
+        self.seq = place.seq
+        self.count = place.delivery  # of all deliveries of the consumer
+        self.tries = place.tries
+        self.headers: dict[str, str] = msg.headers or {}
         self.size = message_size(msg)  # in bytes
         self.arrived = loop_time()
         self.touched = self.arrived  # when the server last heard that it is being worked on
@@ -72,14 +72,14 @@ class Delivery:
         self.seconds: float | None = None  # in its handler, where somebody asks for it
         self.metadata = Metadata(
             subject=msg.subject,
-            stream=metadata.stream,
+            stream=place.stream,
             sequence=self.seq,
-            consumer=metadata.consumer,
+            consumer=place.consumer,
             deliveries=self.tries,
-            timestamp=stored_at(msg.reply),
+            timestamp=moment_of(place.nanoseconds),
             headers=self.headers,
         )
-        self.place: Place = (self.seq, self.metadata.stored_us)
+        self.place: Place = (self.seq, place.nanoseconds // 1000)
         self._reader, self._unread = reader, True
         self._reading = reading = reader.read(msg, self.headers, self.metadata)
         self.key = reading.key
@@ -94,7 +94,7 @@ class Delivery:
             subject=msg.subject,
             data=msg.data if is_envelope else None,
             headers=self.headers,
-            stream=metadata.stream,
+            stream=place.stream,
             seq=self.seq,
             stored_us=self.place[1],
             deliveries=self.tries,
@@ -117,12 +117,3 @@ class Delivery:
     @property
     def event_type(self) -> str:
         return self.envelope.type if self.envelope is not None else "unknown"
-
-
-def stored_at(reply: str) -> datetime:
-    """When the stream stored a message, as the subject of its acknowledgement says.
-
-    The subject has nine parts, or eleven and more where it tells domain and account too.
-    """
-    parts = reply.split(".")
-    return moment_of(int(parts[7 if len(parts) == 9 else 9]))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from types import TracebackType
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.durations import humanize
@@ -24,16 +23,44 @@ LONG_AFTER = 30.0  # seconds after which a handler is named, and again each time
 CANCEL_AGAIN = 5.0  # seconds until a handler that went on after its cancellation gets another
 
 
-@dataclass(eq=False, slots=True)
 class _Run:
-    """One handler at work on one event."""
+    """One handler at work on one event, while its block is open."""
 
-    delivery: Delivery
-    task: asyncio.Task[object]
-    limit: float | None
-    began: float = field(default_factory=loop_time)
-    told_at: float = LONG_AFTER
-    cancels: int = 0
+    __slots__ = ("_runs", "began", "cancels", "delivery", "limit", "task", "told_at")
+
+    def __init__(self, runs: set[_Run], delivery: Delivery, limit: float | None) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._runs = runs
+        self.delivery = delivery
+        self.task = task
+        self.limit = limit
+        self.began = loop_time()
+        self.told_at = LONG_AFTER
+        self.cancels = 0
+
+    def __enter__(self) -> None:
+        self._runs.add(self)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Raise `HandlerTimeoutError` for one that ran into its limit."""
+        self._runs.discard(self)
+        if not self.cancels or (error is not None and kind is not asyncio.CancelledError):
+            return
+        if self._others_want_its_end() and error is not None:
+            return  # somebody else wants it to stop, too
+        raise _expired(self) from error
+
+    def _others_want_its_end(self) -> bool:
+        """Take our cancellations back; say whether there are others."""
+        for _ in range(self.cancels):
+            self.task.uncancel()
+        return self.task.cancelling() > 0
 
     @property
     def seconds(self) -> float:
@@ -52,35 +79,13 @@ class HandlerWatch:
         self._slots = slots
         self._runs: set[_Run] = set()
 
-    @contextmanager
-    def over(self, delivery: Delivery, limit: float | None) -> Iterator[None]:
+    def over(self, delivery: Delivery, limit: float | None) -> AbstractContextManager[None]:
         """Note that a handler runs on `delivery`, for `limit` seconds at most (None: for ever).
 
         Raises `HandlerTimeoutError` at the end of one that ran into its limit, also when it kept
         its cancellation to itself.
         """
-        task = asyncio.current_task()
-        assert task is not None
-        run = _Run(delivery, task, limit)
-        self._runs.add(run)
-        try:
-            yield
-        except asyncio.CancelledError as error:
-            if self._is_over(run) > 0 or not run.cancels:
-                raise  # somebody else wants it to stop, too
-            raise _expired(run) from error
-        finally:
-            self._runs.discard(run)
-        if run.cancels:
-            self._is_over(run)
-            raise _expired(run)
-
-    @staticmethod
-    def _is_over(run: _Run) -> int:
-        """Take our cancellations back; return how many of others are left."""
-        for _ in range(run.cancels):
-            run.task.uncancel()
-        return run.task.cancelling()
+        return _Run(self._runs, delivery, limit)
 
     def look(self) -> None:
         """Name who runs long, and cancel who is over the limit. To be called twice a second."""

@@ -18,6 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS, Fault, fault_of
 from jetstream_bridge.core.error_report import report, traceback_of
 from jetstream_bridge.core.errors import PublishRefusedError
+from jetstream_bridge.core.log_lines import written_together
 from jetstream_bridge.inbox.batch import TransactionResult
 from jetstream_bridge.inbox.dead_lettering import DeadLetterWriter
 from jetstream_bridge.inbox.delivery import Delivery
@@ -63,14 +64,14 @@ class Outcomes:
 
     async def handled(self, handled: TransactionResult) -> None:
         """The transaction is committed: acknowledge what it did and what it knew already."""
-        for delivery in handled.processed:
-            self._tell(delivery, "processed", logging.INFO, "event processed")
-        for delivery in handled.duplicates:
-            self._tell(delivery, "duplicate", logging.INFO, "event known already")
+        with written_together():
+            for delivery in handled.processed:
+                self._tell(delivery, "processed", logging.INFO, "event processed")
+            for delivery in handled.duplicates:
+                self._tell(delivery, "duplicate", logging.INFO, "event known already")
         deliveries = [*handled.processed, *handled.duplicates]
         if self._use_inbox:
-            for delivery in deliveries:
-                await self._ack(delivery)
+            await self._ack(deliveries)
         else:
             await self._forget_failures([d for d in deliveries if d.tries > 1 or d.begun])
             await asyncio.gather(*map(self._ack_confirmed, deliveries))
@@ -91,7 +92,7 @@ class Outcomes:
     async def ignored(self, delivery: Delivery) -> None:
         """No handler wants this event, and that is fine."""
         self._tell(delivery, "ignored", logging.INFO, "event has no handler here")
-        await self._ack(delivery)
+        await self._ack([delivery])
 
     async def failed(self, delivery: Delivery, error: Exception, delay: float) -> None:
         """The event is tried again in `delay` seconds."""
@@ -184,7 +185,7 @@ class Outcomes:
             f"event dead-lettered ({verdict.reason}): {error}",
             error=verdict.error,
         )
-        await self._ack(delivery)
+        await self._ack([delivery])
 
     async def _settle(self, delivery: Delivery, error: str) -> None:
         """The letter is stored: say so in the event's row, or keep none of it.
@@ -227,7 +228,7 @@ class Outcomes:
     async def _duplicate(self, delivery: Delivery) -> None:
         """It had taken effect, and only its acknowledgement was lost; this is another one."""
         self._tell(delivery, "duplicate", logging.INFO, "event known already")
-        await self._ack(delivery)
+        await self._ack([delivery])
 
     def _tell(
         self,
@@ -276,8 +277,14 @@ class Outcomes:
         """Tell the server that the event is still being worked on."""
         await self._answer(self.line.in_progress(delivery), delivery, "kept")
 
-    async def _ack(self, delivery: Delivery) -> None:
-        await self._answer(self.line.ack(delivery), delivery, "acknowledged")
+    async def _ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge all of them at once; what does not arrive means other deliveries."""
+        try:
+            await self.line.ack(deliveries)
+        except (NatsError, OSError, TimeoutError) as error:
+            more = f" and {len(deliveries) - 1} others" if len(deliveries) > 1 else ""
+            why = error or type(error).__name__
+            logger.warning("event %s%s could not be acknowledged: %s", deliveries[0].key, more, why)
 
     async def _ack_confirmed(self, delivery: Delivery) -> None:
         await self._answer(self.line.ack_confirmed(delivery, ACK_TIMEOUT), delivery, "acknowledged")

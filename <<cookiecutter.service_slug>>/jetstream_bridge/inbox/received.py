@@ -8,7 +8,7 @@ from dataclasses import dataclass
 Place = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Received:
     """What the inbox keeps of one delivery."""
 

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from jetstream_bridge.inbox.delivery import Delivery
@@ -36,8 +39,13 @@ class Replies:
         self._sure = sure
         self._again = again
 
-    async def ack(self, delivery: Delivery) -> None:
-        await self._say(delivery, lambda: delivery.msg.ack())
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge these, with one write to the socket for those of one connection."""
+        if not self._sure():
+            for delivery in deliveries:
+                await self._say(delivery, partial(_ack, [delivery.msg]))
+            return
+        await _ack([delivery.msg for delivery in deliveries if not delivery.stale])
 
     async def ack_confirmed(self, delivery: Delivery, timeout: float) -> None:
         """Return when the server has taken it; where it is not known yet, it is said later."""
@@ -75,3 +83,9 @@ class Replies:
             await say()
         else:
             self._owed.append((delivery, later or partial(self._say, delivery, say)))
+
+
+async def _ack(messages: Sequence[Msg]) -> None:
+    """Each message is answered by the client that received it."""
+    for client, of_client in groupby(messages, key=attrgetter("_client")):
+        await client.ack(of_client)

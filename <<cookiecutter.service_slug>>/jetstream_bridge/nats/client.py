@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from jetstream_bridge.core.clock import loop_time
@@ -17,8 +18,8 @@ from jetstream_bridge.events.headers import parse_block
 
 logger = logging.getLogger(__name__)
 
-# What takes the subject, the payload and the block of headers of a message, as they came.
-Reader = Callable[[bytes, bytes, bytes | None], None]
+# What takes subject, reply, payload and the block of headers of a message, as they came.
+Reader = Callable[[bytes, bytes, bytes, bytes | None], None]
 
 
 class GuardedClient(Client):
@@ -56,18 +57,37 @@ class GuardedClient(Client):
                 return
             self.stats["in_msgs"] += 1
             self.stats["in_bytes"] += len(data)
-            reader(subject, data, headers)
+            reader(subject, reply, data, headers)
         except Exception:
             logger.exception("a message on %r could not be passed on", subject)
 
-    async def subscribe_reader(self, subject: str, reader: Reader) -> None:
+    async def subscribe_reader(self, subject: str, reader: Reader) -> Subscription:
         """Have `reader` called with each message on `subject`, while the socket is read.
 
-        It costs a fifth of a subscription's queue, task and message. `reader` must be short, and
-        takes what the server sends: acknowledgements, and the status 503 of no responders.
+        It costs a fifth of a subscription's queue, task and message. `reader` must be short. It
+        gets what the server says itself too: statuses such as 503, no responders.
         """
         subscription = await self.subscribe(subject)
         self._readers[subscription._id] = reader
+        return subscription
+
+    async def unsubscribe_reader(self, subscription: Subscription) -> None:
+        """End it: what still comes for it is dropped."""
+        self._readers.pop(subscription._id, None)
+        await subscription.unsubscribe()
+
+    def message(
+        self, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        """Return what a reader was called with as a message that can be answered."""
+        return Msg(self, subject.decode(), reply.decode(), data, headers)
+
+    async def ack(self, messages: Iterable[Msg]) -> None:
+        """Acknowledge messages of JetStream, all of them with one write to the socket."""
+        for msg in messages:
+            self.send(msg.reply, "", b"", b"")
+            msg._ackd = True
+        await self.flush_sent()
 
     def send(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
         """Put a message into the client's buffer as `publish` does; `flush_sent` sends it.

@@ -331,7 +331,7 @@ class AckPublisher:
             message.error = reason
             self._settle(token, Outcome.UNKNOWN)
 
-    def _on_ack(self, subject: bytes, data: bytes, headers: bytes | None) -> None:
+    def _on_ack(self, subject: bytes, _: bytes, data: bytes, headers: bytes | None) -> None:
         token = subject[len(self._prefix) :]
         message = self._waiting.get(token)
         if message is not None:  # else it was given up, and its retry will be a duplicate

@@ -13,6 +13,7 @@ import json
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
@@ -21,7 +22,7 @@ from nats.errors import Error as NatsError
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
-from jetstream_bridge.events.wire_rules import message_size
+from jetstream_bridge.events.headers import parse_block
 from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.nats.pull_requests import HEARTBEAT, PullCapacity, PullRequests
@@ -109,7 +110,7 @@ class PullLoop:
         except (BridgeError, NatsError, OSError) as error:
             logger.debug("could not withdraw the requests of %s: %s", self._durable, error)
         try:
-            await subscription.unsubscribe()
+            await client.unsubscribe_reader(subscription)
         except (NatsError, OSError) as error:
             logger.debug("could not unsubscribe %s: %s", self._durable, error)
 
@@ -143,9 +144,9 @@ class PullLoop:
             return
         if client is not self._client:
             inbox = client.new_inbox()
-            subscription = await client.subscribe(inbox, cb=self._on_message)
+            subscription = await client.subscribe_reader(inbox, partial(self._on_message, client))
             if self._stopping:  # `stop` has looked meanwhile, and found nothing to withdraw
-                await subscription.unsubscribe()
+                await client.unsubscribe_reader(subscription)
                 return
             self._client, self._inbox, self._subscription = client, inbox, subscription
         await self._pull(client)
@@ -159,17 +160,26 @@ class PullLoop:
                 self._last_sign = loop_time()
             await client.publish(self._subject, json.dumps(request).encode(), reply=self._inbox)
 
-    async def _on_message(self, msg: Msg) -> None:
+    def _on_message(
+        self,
+        client: GuardedClient,
+        subject: bytes,
+        reply: bytes,
+        data: bytes,
+        block: bytes | None,
+    ) -> None:
         self._last_sign = loop_time()
-        status = msg.headers.get("Status") if msg.headers is not None and not msg.reply else None
+        headers = parse_block(block) if block else {}
+        status = headers.get("Status") if not reply else None
         if status is None:
-            self._requests.came(message_size(msg))
+            size = len(data) + len(subject) + len(reply) + len(block or b"")
+            self._requests.came(size)
             self._works()
-            self._take(msg)
+            self._take(client.message(subject, reply, data, headers or None))
         elif status == "100":
             self._works()
         else:
-            self._request_ended(status, msg.headers or {})
+            self._request_ended(status, headers)
 
     def _take(self, msg: Msg) -> None:
         """Hand a message on. One that is none of the consumer's is nobody's here."""

@@ -43,4 +43,6 @@ class Logging:
             told, trace = report(end.error), traceback_of(end.error)
             logger.log(level, "event %s: %s", end.outcome, told, extra=fields, exc_info=trace)
         else:
-            logger.log(level, "event %s", end.outcome, extra=fields)
+            # As `logger.log` does, which looks through the stack for its caller each time.
+            place = (logger.name, level, __file__, 0, "event %s", (end.outcome,), None)
+            logger.handle(logger.makeRecord(*place, func="ended", extra=fields))

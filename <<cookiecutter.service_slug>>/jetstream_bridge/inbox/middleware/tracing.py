@@ -15,7 +15,7 @@ from structlog.contextvars import bind_contextvars, reset_contextvars
 
 from jetstream_bridge.events.event import Event
 from jetstream_bridge.inbox.middleware.chain import CallNext, CallNextBatch
-from jetstream_bridge.nats.tracing import TRACER, context_of
+from jetstream_bridge.nats.tracing import TRACER, context_of, recording
 
 
 class Tracing:
@@ -30,6 +30,9 @@ class Tracing:
 
     async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
         parent = context_of(event.metadata.headers)
+        if not recording():
+            await self._continued(parent, event, call_next)
+            return
         span = self._tracer.start_span(
             f"handle {event.type}", context=parent, kind=trace.SpanKind.CONSUMER
         )
@@ -37,6 +40,19 @@ class Tracing:
             span.set_attributes(_attributes(event))
         with _current(span, parent, trace_id=event.trace_id, event_id=event.event_id):
             await call_next(event)
+
+    async def _continued(
+        self, parent: contexts.Context, event: Event[Any], call_next: CallNext
+    ) -> None:
+        """Without a span: what the handler publishes and logs belongs to the event's trace."""
+        attached = contexts.attach(parent)
+        of_span = _of_span(trace.get_current_span(parent)) if parent else {}
+        tokens = bind_contextvars(trace_id=event.trace_id, event_id=event.event_id, **of_span)
+        try:
+            await call_next(event)
+        finally:
+            reset_contextvars(**tokens)
+            contexts.detach(attached)
 
     async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
         """One span for the list, linked to each event's trace; the events' ids are not bound."""
