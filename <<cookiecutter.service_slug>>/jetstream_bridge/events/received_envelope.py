@@ -40,7 +40,7 @@ def parse_timestamp(value: object) -> datetime | None:
         return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # freezing costs half of making one for each message
 class ReceivedEnvelope:
     """An envelope as it came: what is missing has a neutral value, `raw` keeps all of it."""
 
@@ -134,12 +134,17 @@ def message_key(headers: Mapping[str, str], envelope: ReceivedEnvelope | None, p
 
     Header names are read in any case: peers that run the gem write theirs in lower case.
     """
+    return given_key(headers, envelope) or f"{_PLACE}{place}"
+
+
+def given_key(headers: Mapping[str, str], envelope: ReceivedEnvelope | None) -> str | None:
+    """Return the key that the sender gave a message, None without one."""
     for name, value in headers.items():
         if name.lower() == GEM_ID_HEADER and _is_given(value):
             return value if not value.startswith(REPLAY_ID) else replayed_key(headers, value)
     if envelope is not None and envelope.event_id is not None and _is_given(envelope.event_id):
         return envelope.event_id
-    return f"{_PLACE}{place}"
+    return None
 
 
 def _is_given(event_id: str) -> bool:

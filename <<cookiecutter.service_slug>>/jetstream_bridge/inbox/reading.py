@@ -28,6 +28,7 @@ from jetstream_bridge.events.dead_letter import read_letter
 from jetstream_bridge.events.event import Metadata
 from jetstream_bridge.events.received_envelope import (
     ReceivedEnvelope,
+    given_key,
     is_usable_id,
     message_key,
     parse,
@@ -97,17 +98,19 @@ class EventReader:
         self._future = future
 
     def read(self, msg: Msg, headers: Mapping[str, str], metadata: Metadata) -> ReadMessage:
-        place = metadata.place
         try:
             envelope = parse(msg.data)
         except EnvelopeError as error:
+            place = metadata.place
             malformed = isinstance(error, MalformedJSONError)
             verdict = Rejection("malformed_json" if malformed else "invalid_envelope", error)
             return ReadMessage(message_key(headers, None, place), f"seq:{place}", verdict=verdict)
         resource_id = envelope.resource_id
+        key = given_key(headers, envelope)
+        place = "" if key and resource_id else metadata.place
         resource = f"{envelope.resource_type}:{resource_id}" if resource_id else f"seq:{place}"
         handler = self._consumers.find(envelope, self._source)
-        return ReadMessage(message_key(headers, envelope, place), resource, envelope, handler)
+        return ReadMessage(key or f"seq:{place}", resource, envelope, handler)
 
     def finish(self, reading: ReadMessage) -> None:
         handler, envelope = reading.handler, reading.envelope

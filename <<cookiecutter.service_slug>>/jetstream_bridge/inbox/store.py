@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum, auto
 
+from pydantic_core import to_json
 from sqlalchemy import and_, delete, or_, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
@@ -115,7 +116,7 @@ class Inbox:
 
     def _parameters(self, dialect: str, batch: Sequence[Received]) -> dict[str, object]:
         common: dict[str, object] = {"consumer": self._consumer, "stream": batch[0].stream}
-        headers = [compact(dict(r.headers)) for r in batch]
+        headers = [to_json(r.headers).decode() for r in batch]
         if dialect == "sqlite":
             rows = [
                 [r.key, r.subject, r.body, h, r.seq, r.stored_us, r.deliveries]

@@ -56,6 +56,9 @@ class Tracing:
 
     async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
         """One span for the list, linked to each event's trace; the events' ids are not bound."""
+        if not recording():
+            await call_next(events)
+            return
         parents = (context_of(event.metadata.headers) for event in events)
         spans = (trace.get_current_span(parent).get_span_context() for parent in parents)
         span = self._tracer.start_span(
