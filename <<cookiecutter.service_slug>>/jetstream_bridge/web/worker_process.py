@@ -18,11 +18,11 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from jetstream_bridge.core.errors import ResourceError
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.service import problems, telemetry
 from jetstream_bridge.service.extensions import Extensions
@@ -35,7 +35,7 @@ from jetstream_bridge.web import health, metrics
 
 _CLOSE_PROBES = 2.0  # seconds
 
-_log = structlog.get_logger("app.worker")  # not __main__, as which it runs
+_log = get_logger("app.worker")  # not __main__, as which it runs
 
 
 def run_worker(
