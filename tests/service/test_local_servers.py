@@ -9,12 +9,16 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
+from jetstream_bridge.service.local_folder import default_folder, local_nats_url, nats_port_file
 from jetstream_bridge.service.local_postgres import is_local_postgres
+from jetstream_bridge.service.local_server import NotStartedError
+from jetstream_bridge.service.local_servers import LocalServers
 from tests.service.dev_runs import LIMIT, Machine, machine
 from tests.waiting import eventually
 
@@ -160,6 +164,28 @@ def test_a_folder_that_cannot_be_used_is_named_with_its_setting(local: Machine) 
     run = service.run(LOCAL_SERVERS_FOLDER=str(local_file))
     assert run.process.wait(LIMIT) == 1
     assert "name another one in LOCAL_SERVERS_FOLDER" in run.text
+
+
+def test_an_address_that_nobody_recorded_is_the_usual_one(tmp_path: Path) -> None:
+    assert local_nats_url(tmp_path) == "nats://localhost:4222"
+    nats_port_file(tmp_path).parent.mkdir()
+    nats_port_file(tmp_path).write_text("4224\n")
+    assert local_nats_url(tmp_path) == "nats://localhost:4224"
+
+
+def test_a_user_without_a_home_has_no_local_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as a number: it asks for none, and starts all the same."""
+    monkeypatch.setattr("os.geteuid", lambda: 65532)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", _nobody)
+    assert local_nats_url(default_folder()) == "nats://localhost:4222"
+    with pytest.raises(NotStartedError, match="LOCAL_SERVERS_FOLDER"):
+        asyncio.run(LocalServers(default_folder(), print).need_nats())
+
+
+def _nobody(_number: int) -> None:
+    raise KeyError("no such user")
 
 
 @pytest.mark.parametrize(

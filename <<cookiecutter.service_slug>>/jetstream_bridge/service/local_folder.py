@@ -14,11 +14,17 @@ _OF_ROOT = Path("/var/lib/jetstream-bridge")  # where PostgreSQL's account, not 
 
 
 def default_folder() -> Path:
-    """Return the folder of this user's local servers, when LOCAL_SERVERS_FOLDER names none."""
+    """Return the folder of this user's local servers, when LOCAL_SERVERS_FOLDER names none.
+
+    For a user without a home, as in a container, it is a place where nothing can be.
+    """
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         return _OF_ROOT
     state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "jetstream-bridge"
+    try:
+        return Path(state).expanduser() / "jetstream-bridge"
+    except RuntimeError:
+        return Path(os.devnull) / "jetstream-bridge"
 
 
 def nats_port_file(folder: Path) -> Path:

@@ -47,9 +47,9 @@ def run_worker(
 
     Status 2 for a bad setting or handler, 1 for a resource of `extensions` that does not open.
     """
-    parser = argparse.ArgumentParser(prog="python -m app.worker")
+    parser = argparse.ArgumentParser(prog="python -m app.worker", allow_abbrev=False)
     parser.add_argument("--fd", type=int, help="listen on this file descriptor, not on WORKER_PORT")
-    handed_over: int | None = parser.parse_args().fd
+    handed_over: int | None = parser.parse_known_args()[0].fd  # others are the service's own
     settings = prepare_process(cls, load_consumers, extensions)
     listener = _listen(settings.worker_port) if handed_over is None else _inherited(handed_over)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
