@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 PACKAGE := --ignore tests/template
 PLAYWRIGHT := $(VENV)/.playwright
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 BENCH := .venv-bench
 
 # The first of these that is new enough. Another one: make setup PYTHON=/path/to/python
@@ -30,10 +30,10 @@ $(READY): pyproject.toml $(if $(wildcard $(BIN)/python),,missing)
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Python 3.11 or later is needed, and '$(or $(PYTHON),python3)' is not it:" \
 			"install it, or name one: make setup PYTHON=/path/to/python" >&2; exit 1; }
-	@echo "Setting up $(VENV)"
+	@echo "Setting up $(VENV): the packages of the template and of its services; the first time takes minutes"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv venv --quiet --allow-existing --python "$(PYTHON)" $(VENV) && \
-		uv pip install --quiet --python $(BIN)/python --editable .; \
+		uv venv --allow-existing --python "$(PYTHON)" $(VENV) && \
+		uv pip install --python $(BIN)/python --editable .; \
 	else \
 		"$(PYTHON)" -m venv $(VENV) && \
 		$(PIP) --editable .; \
@@ -61,7 +61,7 @@ test-browser: setup $(PLAYWRIGHT) ## Work at the template's console in a Chromiu
 $(PLAYWRIGHT): pyproject.toml | setup
 	@echo "Adding Playwright to $(VENV)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python --group browser; \
+		uv pip install --python $(BIN)/python --group browser; \
 	else \
 		$(PIP) 'pip>=25.1' && $(PIP) --group browser; \
 	fi
@@ -98,11 +98,11 @@ crash-matrix: setup ## Kill a process at every named point and write docs/guaran
 $(BENCH)/.ready: benchmarks/requirements.txt | setup
 	@echo "Setting up $(BENCH)"
 	@if command -v uv >/dev/null 2>&1; then \
-		uv venv --quiet --allow-existing --python $(BIN)/python $(BENCH) && \
-		uv pip install --quiet --python $(BENCH)/bin/python --requirement $<; \
+		uv venv --allow-existing --python $(BIN)/python $(BENCH) && \
+		uv pip install --python $(BENCH)/bin/python --requirement $<; \
 	else \
 		$(BIN)/python -m venv $(BENCH) && \
-		$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<; \
+		$(BENCH)/bin/python -m pip install --disable-pip-version-check --requirement $<; \
 	fi
 	@touch $@
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from benchmarks import measurements as m
-from benchmarks import times
+from benchmarks import starts, times
 from benchmarks.measurements import Sizes, Values
 from benchmarks.stage import Stage
 
@@ -24,6 +24,7 @@ PARTS: dict[str, tuple[Measure, ...]] = {
     "constancy": (m.relay, m.relay_beside_sent, m.relay_beside_blocked, m.relay_beside_snapshot),
     "latency": (times.latency, times.latency_500),
     "post": (times.post,),
+    "start": (starts.start,),
 }
 
 

@@ -30,6 +30,10 @@ TITLES = {
     "post_plain": "the same `POST` without it, median",
     "post_dense": "`POST` with the outbox, one right after the other, median",
     "post_plain_dense": "the same `POST` without it, one right after the other, median",
+    "start_cpu": "CPU of `import app.main`",
+    "start_cpu_bare": "CPU of importing bare FastAPI with SQLModel",
+    "start_memory": "memory after `import app.main`",
+    "start_memory_bare": "memory after importing bare FastAPI with SQLModel",
 }
 
 
@@ -38,7 +42,9 @@ def title(name: str, sizes: Mapping[str, int]) -> str:
 
 
 def unit(name: str) -> str:
-    return "ms" if name.startswith(("latency", "post")) else "events/s"
+    if name.startswith("start_memory"):
+        return "MB"
+    return "ms" if name.startswith(("latency", "post", "start")) else "events/s"
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,12 @@ RATIOS: dict[str, Ratio] = {
     ),
     "post_outbox_overhead_dense": Ratio(
         "post_dense", "post_plain_dense", "at most 1.15", "the same, one right after the other"
+    ),
+    "start_cpu_vs_bare": Ratio(
+        "start_cpu", "start_cpu_bare", "at most 1.3", "CPU of `import app.main` to a bare one's"
+    ),
+    "start_memory_vs_bare": Ratio(
+        "start_memory", "start_memory_bare", "at most 1.3", "its memory to a bare one's"
     ),
     "relay_slowdown_1m_sent": Ratio(
         "relay", "relay_1m_sent", "at most 1.2", "slower beside a million sent rows"

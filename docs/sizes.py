@@ -16,10 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "<<cookiecutter.service_slug>>"
-OVERLAY = TEMPLATE / "_without_example"
-sys.path.insert(0, str(ROOT / "hooks"))
+sys.path.insert(0, str(TEMPLATE))
 
-from post_gen_project import PARTS  # noqa: E402 - found beside this folder
+from jetstream_bridge.cli import example_files  # noqa: E402 - found beside this folder
 
 FILES, WITH_EXAMPLE, WITHOUT = 30, 1600, 900
 LONGEST_FILE = 350  # lines
@@ -43,19 +42,24 @@ def lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def service_files(*, example: bool) -> list[Path]:
-    """The Python files that a team gets."""
-    found = [
-        path
+def service_files() -> dict[str, int]:
+    """The Python files that a team gets, and their lines."""
+    return {
+        path.relative_to(TEMPLATE).as_posix(): lines(path)
         for folder in ("app", "migrations", "tests")
         for path in (TEMPLATE / folder).rglob("*.py")
-    ]
-    if example:
-        return found
-    left_out = {TEMPLATE / name for question, _, name in PARTS if question == "include_example"}
-    laid_over = {path.relative_to(OVERLAY): path for path in OVERLAY.rglob("*.py")}
-    kept = [path for path in found if path not in left_out]
-    return [laid_over.get(path.relative_to(TEMPLATE), path) for path in kept]
+    }
+
+
+def without_example() -> dict[str, int]:
+    removal = example_files.plan(TEMPLATE)
+    changed = {
+        name: len(text.splitlines())
+        for name, text in removal.written.items()
+        if name.endswith(".py")
+    }
+    kept = {name: count for name, count in service_files().items() if name not in removal.deleted}
+    return kept | changed
 
 
 def package_files() -> list[Path]:
@@ -73,14 +77,14 @@ def functions(paths: Iterable[Path]) -> Iterator[int]:
 
 def measured() -> list[Limit]:
     """Everything that has a limit."""
-    with_example, without = service_files(example=True), service_files(example=False)
+    with_example, without = service_files(), without_example()
     lengths = sorted(functions(package_files()))
     package = TEMPLATE / "jetstream_bridge"
     long = {str(p.relative_to(package)) for p in package_files() if lines(p) > LONGEST_FILE}
     return [
         Limit("Python files of a service with the example", len(with_example), FILES),
-        Limit("lines of them", sum(map(lines, with_example)), WITH_EXAMPLE),
-        Limit("lines of a service without the example", sum(map(lines, without)), WITHOUT),
+        Limit("lines of them", sum(with_example.values()), WITH_EXAMPLE),
+        Limit("lines of a service without the example", sum(without.values()), WITHOUT),
         Limit("median function of the package, in lines", statistics.median(lengths), MEDIAN),
         Limit("nine in ten have at most", lengths[len(lengths) * 9 // 10], NINE_IN_TEN),
         Limit(f"files of over {LONGEST_FILE} lines", len(long), 0),

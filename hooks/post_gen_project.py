@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -19,12 +20,7 @@ from pathlib import Path
 # A path stays only with the answer beside it. A folder whose name begins with `_` is an overlay:
 # with the answer its files take their places in the service, without it they go; the folder itself
 # always goes.
-PARTS: tuple[tuple[str, str | bool, str], ...] = (
-    ("include_example", False, "_without_example"),
-    ("include_example", True, "app/consumers/customers.py"),
-    ("include_example", True, "app/routers/customers.py"),
-    ("include_example", True, "migrations/versions/0002_customers.py"),
-    ("include_example", True, "tests/test_customers.py"),
+PARTS: tuple[tuple[str, str, str], ...] = (
     ("bridge", "vendored", "jetstream_bridge"),
     ("bridge", "vendored", ".gitattributes"),
     ("ci", "github", ".github"),
@@ -46,14 +42,18 @@ CACHES = frozenset(
 )
 # Of version 0.1.0, when a service of that time is baked over: they belong to no service any more.
 OLD_LAYOUT = ("app/bridge", "app/commands", "app/console", "app/routers/admin", "app/database.py")
+ASIDE = ".before-the-bake"  # as hooks/pre_gen_project.py calls it
+BESIDE = ".from-the-template"
 KEPT = frozenset({".git", ".venv"})  # of the user, when a service is baked over itself
 GIT_TIMEOUT = 10.0  # seconds
 
 
 def finish(service: Path, answers: Mapping[str, object]) -> None:
-    answers = {**answers, "include_example": is_yes(answers["include_example"])}
+    if not is_yes(answers["include_example"]):
+        remove_example(service)
     keep_what_was_chosen(service, answers)
     remove_caches(service)
+    give_back(service)
     write_env(service)
     if "_commit" in answers:
         # cruft: its scratch folders are compared file by file, and a repository inside one of
@@ -81,6 +81,12 @@ def keep_what_was_chosen(service: Path, answers: Mapping[str, object]) -> None:
             remove(path)
 
 
+def remove_example(service: Path) -> None:
+    """Do what `python -m app.cli example remove` does, with the package's own code for it."""
+    of_package = runpy.run_path(str(service / "jetstream_bridge/cli/example_files.py"))
+    of_package["plan"](service).apply(service)
+
+
 def lay_over(overlay: Path, service: Path) -> None:
     """Put every file of the overlay in its place, over the one that is there."""
     for source in sorted(path for path in overlay.rglob("*") if path.is_file()):
@@ -94,6 +100,34 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def give_back(service: Path) -> None:
+    """Put the team's files, which hooks/pre_gen_project.py put aside, over what the bake wrote.
+
+    Where the template's own differs it stays beside, to be compared.
+    """
+    aside, beside = service / ASIDE, service / BESIDE
+    if not aside.exists():
+        return
+    remove(beside)
+    different = []
+    for kept in sorted(path for path in aside.rglob("*") if path.is_file() or path.is_symlink()):
+        name = kept.relative_to(aside)
+        baked = service / name
+        if baked.is_file() and baked.read_bytes() != kept.read_bytes():
+            different.append(str(name))
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(baked, beside / name)
+        baked.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(kept, baked)
+    remove(aside)
+    if different:
+        print(
+            f"Kept as they are, since they are the team's: {', '.join(different)}. The template's "
+            f"are in {BESIDE}/: compare them (diff -ru {BESIDE}/app app), then delete that folder",
+            file=sys.stderr,
+        )
 
 
 def remove_caches(service: Path) -> None:
@@ -147,7 +181,7 @@ def name_leftovers(service: Path) -> None:
     if left:
         print(
             f"The layout of version 0.1.0 has left {', '.join(left)}: delete what "
-            "docs/upgrading.md of the template lists, 'By baking over the service'",
+            "docs/upgrading.md of the template lists, 'By baking over a service of 0.1.0'",
             file=sys.stderr,
         )
 

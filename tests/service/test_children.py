@@ -62,14 +62,6 @@ async def test_every_line_says_whose_it_is(children: Children, output: _Output) 
     assert "\x1b" not in output.text, "no colours where nobody sees them"
 
 
-async def test_noise_is_left_out(children: Children, output: _Output) -> None:
-    program = "print('[INF] one'); print('[ERR] two')"
-    await children.start("nats", [sys.executable, "-c", program], noise="[INF]")
-
-    await output.gets("[ERR] two")
-    assert "[INF]" not in output.text
-
-
 async def test_a_line_beyond_all_measure_does_not_end_the_output(
     children: Children, output: _Output
 ) -> None:

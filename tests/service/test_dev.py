@@ -1,111 +1,66 @@
-"""`make run`: all of the service on one terminal, and nothing of it left afterwards."""
+"""`make run`: all of the service on one terminal, anew after each edit, and nothing left of it."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import make_url
 
-from jetstream_bridge.service import local_servers
-from jetstream_bridge.service.child_processes import Children, Terminal
-from jetstream_bridge.service.database import create_engine
-from jetstream_bridge.service.local_servers import (
-    create_database,
-    free_port,
-    is_local_postgres,
-    nats_answers,
-    port_is_free,
-    postgres_answers,
-    start_nats,
-    start_postgres,
-)
+from jetstream_bridge.service.ports import PortTakenError, port_is_free, take_port
 from jetstream_bridge.testing import server_processes
 from jetstream_bridge.testing.servers import NatsServer
-from tests.processes import import_path
-from tests.waiting import eventually
+from tests.service.dev_runs import LIMIT, Machine, Run, Service
 
-# Several processes start and stop in one test; a busy machine needs longer than usual for it.
+pytestmark = pytest.mark.timeout(6 * LIMIT)
+_READY = "dev      | ready after"
 
 
-class _Run:
-    """One `python -m app.dev`, with what it has printed so far."""
+class _Ports:
+    """Ports that nobody uses."""
 
-    def __init__(self, environment: dict[str, str], output: Path) -> None:
-        self.api_port = server_processes.free_port()
-        self.worker_port = server_processes.free_port()
-        self._output = output
-        with output.open("w") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "app.dev", "--port", str(self.api_port)],
-                cwd=output.parent,  # where there is no `.env`
-                env=environment | {"WORKER_PORT": str(self.worker_port)},
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def text(self) -> str:
-        return self._output.read_text(errors="replace")
-
-    async def says(self, line: str) -> None:
-        await eventually(lambda: line in self.text, limit=40, what=f"{line!r} in\n{self.text}\n")
-
-    def pid(self, name: str) -> int:
-        found = re.search(rf"^{name} +\| started as process (\d+)$", self.text, re.MULTILINE)
-        assert found, self.text
-        return int(found[1])
-
-    async def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return await asyncio.to_thread(self.process.wait, 40)
+    def __init__(self) -> None:
+        self.api = server_processes.free_port()
+        self.worker = server_processes.free_port()
 
 
 @pytest.fixture
-def run(sqlite_url: str, nats_server: NatsServer, tmp_path: Path) -> Iterator[_Run]:
-    environment = os.environ | {
-        "PYTHONPATH": import_path(),
-        "APP_NAME": "orders",
-        "DESTINATION_APP": "billing",
-        "DATABASE_URL": sqlite_url,
-        "NATS_URLS": nats_server.url,
-        "SHUTDOWN_GRACE": "5s",
-    }
-    run = _Run(environment, tmp_path / "output")
-    yield run
-    if run.process.poll() is None:
-        run.process.send_signal(signal.SIGINT)
-        run.process.send_signal(signal.SIGINT)
-        run.process.wait(20)
+def ports() -> _Ports:
+    return _Ports()
 
 
 @pytest.fixture
-async def children() -> AsyncIterator[Children]:
-    children = Children(Terminal())
-    yield children
-    await children.stop()
+def service(nats_server: NatsServer, tmp_path: Path, ports: _Ports) -> Iterator[Service]:
+    """On SQLite and on a NATS that is there, so that no local server is needed."""
+    machine = Machine(tmp_path)
+    service = machine.service("orders", "billing", postgres=False)
+    service.environment["NATS_URLS"] = nats_server.url
+    service.environment["WORKER_PORT"] = str(ports.worker)
+    yield service
+    machine.stop()
+
+
+def _run(service: Service, ports: _Ports, *arguments: str) -> Run:
+    return service.run("--port", str(ports.api), *arguments)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-async def test_one_signal_stops_everything_in_order(run: _Run, number: signal.Signals) -> None:
-    address = f"http://127.0.0.1:{run.api_port}"
-    await run.says(f"dev      | ready: API {address}, its documentation {address}/docs")
-    await run.says(f"console {address}/admin (set ADMIN_TOKEN to open it)")
-    await run.says(f"worker http://127.0.0.1:{run.worker_port}/readyz")
-    await run.says("NATS as NATS_URLS says, database sqlite+aiosqlite:///")
+async def test_one_signal_stops_everything_in_order(
+    service: Service, ports: _Ports, number: signal.Signals, nats_server: NatsServer
+) -> None:
+    address = f"http://127.0.0.1:{ports.api}"
+    run = _run(service, ports)
+    await run.says("dev      |   stop ")
+    assert f"API       {address}   its documentation: {address}/docs" in run.text
+    assert f"console   {address}/admin   set ADMIN_TOKEN in .env to open it" in run.text
+    assert f"worker    http://127.0.0.1:{ports.worker}/readyz" in run.text
+    assert f"NATS      {nats_server.url}" in run.text
+    assert "database  sqlite+aiosqlite:///" in run.text
     async with httpx.AsyncClient(base_url=address) as client:
         assert (await client.get("/readyz")).json()["status"] == "ready"
         assert (await client.get("/docs")).status_code == 200
@@ -114,129 +69,119 @@ async def test_one_signal_stops_everything_in_order(run: _Run, number: signal.Si
 
     assert "Traceback" not in run.text
     assert run.text.index("worker stopped") < run.text.index("Application shutdown complete")
-    assert port_is_free(run.api_port)
-    assert port_is_free(run.worker_port)
+    assert port_is_free(ports.api)
+    assert port_is_free(ports.worker)
 
 
-async def test_a_process_that_dies_takes_the_rest_down_and_is_named(run: _Run) -> None:
-    await run.says("dev      | ready: API")
+async def test_an_edit_starts_api_and_worker_anew_on_their_ports(
+    service: Service, ports: _Ports
+) -> None:
+    run = _run(service, ports)
+    await run.says(_READY)
+    before = {name: run.pid(name) for name in ("api", "worker")}
+
+    router = service.folder / "app" / "routers" / "hello.py"
+    router.write_text(
+        "from fastapi import APIRouter\n"
+        "router = APIRouter()\n"
+        "@router.get('/hello')\n"
+        "async def hello() -> str: return 'hello'\n"
+    )
+
+    await run.says("app/routers/hello.py changed; starting API and worker anew")
+    await run.says("dev      | ready again after")
+    assert before.keys() == {name for name, pid in before.items() if run.pid(name) != pid}
+    async with httpx.AsyncClient(base_url=run.api) as client:
+        assert (await client.get("/hello")).json() == "hello"
+
+
+async def test_a_mistake_waits_for_its_correction(service: Service, ports: _Ports) -> None:
+    run = _run(service, ports)
+    await run.says(_READY)
+    main = service.folder / "app" / "consumers" / "customers.py"
+    right = main.read_text()
+
+    main.write_text("this is no Python")
+    await run.says("ended with status 2; it starts anew at the next edit")
+    main.write_text(right)
+
+    await run.says("dev      | ready again after")
+    assert run.process.poll() is None
+
+
+async def test_a_setting_in_env_is_an_edit(service: Service, ports: _Ports) -> None:
+    run = _run(service, ports)
+    await run.says(_READY)
+
+    (service.folder / ".env").write_text("ADMIN_TOKEN=a-long-token-of-somebody\n")
+
+    await run.says(".env changed; starting API and worker anew")
+    await run.says("dev      | ready again after")
+    async with httpx.AsyncClient(base_url=run.api) as client:
+        assert (await client.get("/admin/outbox/stats")).status_code == 401
+
+
+async def test_without_reload_a_process_that_dies_takes_the_rest_down_and_is_named(
+    service: Service, ports: _Ports
+) -> None:
+    run = _run(service, ports, "--no-reload")
+    await run.says(_READY)
     os.kill(run.pid("worker"), signal.SIGKILL)
 
-    assert await asyncio.to_thread(run.process.wait, 40) == 1
+    assert await asyncio.to_thread(run.process.wait, LIMIT) == 1
 
     assert "worker ended with status -9; stopping the rest" in run.text
     assert "Application shutdown complete" in run.text
-    assert port_is_free(run.api_port)
+    assert port_is_free(ports.api)
 
 
-async def test_what_is_waited_for_is_said(run: _Run, nats_server: NatsServer) -> None:
+async def test_what_cannot_start_ends_the_run(service: Service, ports: _Ports) -> None:
+    (service.folder / "app" / "consumers" / "broken.py").write_text("this is no Python")
+    run = _run(service, ports)
+
+    assert await asyncio.to_thread(run.process.wait, LIMIT) == 1
+    assert "app/consumers/broken.py cannot be imported: SyntaxError" in run.text
+    assert "ended with status 2; stopping the rest" in run.text
+
+
+async def test_what_is_waited_for_is_said(
+    service: Service, ports: _Ports, nats_server: NatsServer
+) -> None:
+    run = _run(service, ports)
     await run.says("migrating the database")
     nats_server.terminate()
     try:
-        await run.says(f"API at http://127.0.0.1:{run.api_port} is not ready yet: nats: ")
+        await run.says(f"API at http://127.0.0.1:{ports.api} is not ready yet: nats: ")
     finally:
         nats_server.start()
-    await run.says("dev      | ready: API")
+    await run.says(_READY)
 
 
-async def test_a_signal_during_the_start_stops_it(run: _Run) -> None:
+async def test_a_signal_during_the_start_stops_it(service: Service, ports: _Ports) -> None:
+    run = _run(service, ports)
     await run.says("migrating the database")
 
     assert await run.end(signal.SIGINT) == 0
     assert "Traceback" not in run.text
 
 
-@pytest.mark.real
-def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_in_use_is_said_before_anything_starts(service: Service) -> None:
     with socket.create_server(("", 0)) as listener:
         port = listener.getsockname()[1]
-        result = subprocess.run(
-            [sys.executable, "-m", "app.dev", "--port", str(port)],
-            cwd=tmp_path,
-            env=os.environ
-            | {
-                "PYTHONPATH": import_path(),
-                "APP_NAME": "orders",
-                "DESTINATION_APP": "billing",
-                "DATABASE_URL": "sqlite+aiosqlite:///x",
-            },
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        run = service.run("--port", str(port))
+        assert run.process.wait(LIMIT) == 2
 
-    assert result.returncode == 2
-    assert result.stderr == (
-        f"--port: {port} is in use; stop the other process, or choose another port\n"
-    )
+    assert run.text == f"--port: {port} is in use; stop the other process, or choose another port\n"
 
 
-def test_a_free_port_is_the_next_one_that_nobody_has() -> None:
-    with socket.create_server(("", 0)) as listener:
-        taken = listener.getsockname()[1]
-
-        found = free_port(taken)
-        assert found > taken
-        assert free_port(taken, but_not=found) > found
-
-
-@pytest.mark.real
-async def test_nats_keeps_its_streams_in_the_folder_of_the_service(
-    children: Children, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = server_processes.free_port()
-    monkeypatch.setattr(local_servers, "_NATS_PORT", port)
-    assert not await nats_answers(port)
-
-    address = await start_nats(children, tmp_path / "nats")
-
-    assert address == f"nats://127.0.0.1:{port}"
-    assert await nats_answers(port)
-    assert (tmp_path / "nats" / "jetstream").is_dir()
-    await children.stop()
-    assert not await nats_answers(port)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that the account of PostgreSQL may enter, should the tests run as root."""
-    folder = Path(tempfile.mkdtemp(prefix="dev-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.real
-async def test_postgresql_is_started_with_the_user_and_the_database_of_the_address(
-    children: Children, open_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_servers, "_ROOTS_DATA", open_folder)
-    url = make_url(
-        f"postgresql+asyncpg://me:secret@localhost:{server_processes.free_port()}/my-orders"
-    )
-    assert not await postgres_answers(url)
-
-    for is_new in (True, False):  # the second time with the data of the first
-        await start_postgres(children, url, open_folder / ".dev" / "postgres")
-        assert await create_database(url) is is_new
-        engine = create_engine(url.render_as_string(hide_password=False))
-        async with engine.connect() as connection:
-            assert (await connection.execute(text("SELECT current_user"))).scalar_one() == "me"
-        await engine.dispose()
-        await children.stop()
-        assert not await postgres_answers(url)
-
-
-@pytest.mark.parametrize(
-    ("address", "local"),
-    [
-        ("postgresql+asyncpg://me@localhost/db", True),
-        ("postgresql+asyncpg://me@127.0.0.1:5433/db", True),
-        ("postgresql+asyncpg://me@db.example.com/db", False),
-        ("postgresql+asyncpg://me@/db?host=/run/postgresql", False),
-        ("sqlite+aiosqlite:///x.db", False),
-    ],
-)
-def test_only_a_postgresql_of_this_machine_is_started(address: str, local: bool) -> None:
-    assert is_local_postgres(make_url(address)) is local
+def test_a_port_is_taken_at_once_and_the_next_one_looked_for() -> None:
+    first = server_processes.free_port()
+    with (
+        take_port("--port", None, default=first) as one,
+        take_port("--port", None, default=first) as other,
+    ):
+        ports = [taken.getsockname()[1] for taken in (one, other)]
+        assert ports[0] >= first
+        assert ports[1] > ports[0]
+        with pytest.raises(PortTakenError, match=f"^WORKER_PORT: {ports[0]} is in use; stop the "):
+            take_port("WORKER_PORT", ports[0], default=8001)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "<<cookiecutter.service_slug>>"
-OVERLAY = TEMPLATE / "_without_example"
 
 _OF_THE_TEST_RUN = ("PYTEST_", "VIRTUAL_ENV", "COOKIECUTTER_", "GIT_", "DATABASE_", "NATS_", "MAKE")
 

@@ -16,7 +16,8 @@ from dotenv import dotenv_values
 from post_gen_project import CACHES, PARTS
 
 import local_extensions
-from tests.template.baking import OVERLAY, ROOT, TEMPLATE, bake, run_generator
+from jetstream_bridge.cli.example_files import FILES, MIGRATION, MODELS, NO_MODELS
+from tests.template.baking import ROOT, TEMPLATE, bake, run_generator
 from tests.template.test_generator_filter import NASTY_TEXTS
 
 Answers = dict[str, str | bool]
@@ -49,18 +50,19 @@ def files(service: Path) -> Iterator[Path]:
             yield path
 
 
-def source_of(service: Path, name: str) -> Path:
-    """The file of the template that stands at `name` in the service."""
+def source_of(service: Path, name: str) -> bytes:
+    """What the template has at `name` for the service."""
     answers = yaml.safe_load((service / ".cookiecutter.yaml").read_text(encoding="utf-8"))
-    without_example = answers["default_context"]["include_example"] == "false"
-    replaced = without_example and (OVERLAY / name).exists()
-    return OVERLAY / name if replaced else TEMPLATE / name
+    if name == MODELS and answers["default_context"]["include_example"] == "false":
+        return NO_MODELS.encode()
+    return (TEMPLATE / name).read_bytes()
 
 
 def expected(answers: Answers) -> set[str]:
     """The Python files that a service should have."""
-    include_example = answers["include_example"] is True
     left_out = {path for question, answer, path in PARTS if answer != answers[question]}
+    if not answers["include_example"]:
+        left_out |= {*FILES, MIGRATION}
 
     def names(root: Path) -> set[str]:
         found = (path.relative_to(root) for path in root.rglob("*.py"))
@@ -68,7 +70,7 @@ def expected(answers: Answers) -> set[str]:
 
     own = {name for name in names(TEMPLATE) if not name.startswith("_")}
     own -= {name for name in own for path in left_out if Path(name).is_relative_to(path)}
-    return own if include_example else own | names(OVERLAY)
+    return own
 
 
 def texts(service: Path) -> list[Path]:
@@ -119,7 +121,7 @@ def check_python(service: Path, answers: Answers) -> None:
     found = {str(path.relative_to(service)) for path in files(service) if path.suffix == ".py"}
     assert found == expected(answers)
     for name in found:
-        assert (service / name).read_bytes() == source_of(service, name).read_bytes(), name
+        assert (service / name).read_bytes() == source_of(service, name), name
 
 
 def check_assets(service: Path, answers: Answers) -> None:
@@ -129,7 +131,7 @@ def check_assets(service: Path, answers: Answers) -> None:
     assert {path.suffix for path in found} == (kinds if answers["bridge"] == "vendored" else set())
     for path in found:
         name = str(path.relative_to(service))
-        assert path.read_bytes() == source_of(service, name).read_bytes(), name
+        assert path.read_bytes() == source_of(service, name), name
 
 
 def check_parts(service: Path, answers: Answers) -> None:

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import post_gen_project as hook
+import pre_gen_project
 import pytest
 
 from tests.template.baking import TEMPLATE
@@ -51,20 +52,18 @@ def test_a_part_stays_with_its_answer_and_goes_with_any_other(service: Path) -> 
 
 
 def test_an_overlay_takes_its_place_with_its_answer(service: Path) -> None:
-    write(service, "app/models.py", "_without_example/app/models.py", "_without_example/new/a.txt")
-    hook.keep_what_was_chosen(service, ANSWERS | {"include_example": False})
-    assert (service / "app/models.py").read_text(
-        encoding="utf-8"
-    ) == "_without_example/app/models.py"
+    write(service, "LICENSE", "_license_apache/LICENSE", "_license_apache/new/a.txt")
+    hook.keep_what_was_chosen(service, ANSWERS | {"license": "Apache-2.0"})
+    assert (service / "LICENSE").read_text(encoding="utf-8") == "_license_apache/LICENSE"
     assert (service / "new/a.txt").exists()
-    assert not (service / "_without_example").exists()
+    assert not (service / "_license_apache").exists()
 
 
 def test_an_overlay_goes_without_a_trace_with_another_answer(service: Path) -> None:
-    write(service, "app/models.py", "_without_example/app/models.py", "_without_example/new/a.txt")
+    write(service, "LICENSE", "_license_apache/LICENSE", "_license_apache/new/a.txt")
     hook.keep_what_was_chosen(service, ANSWERS)
-    assert (service / "app/models.py").read_text(encoding="utf-8") == "app/models.py"
-    assert tree(service) == {".env.example", "app/main.py", "app/models.py"}
+    assert (service / "LICENSE").read_text(encoding="utf-8") == "LICENSE"
+    assert tree(service) == {".env.example", "app/main.py", "LICENSE"}
 
 
 def test_caches_go_and_the_users_environment_and_repository_stay(service: Path) -> None:
@@ -164,3 +163,42 @@ def test_the_next_steps_are_four_lines(service: Path, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[0] == f"cd {service}"
+
+
+def test_what_is_put_aside_comes_back_and_the_templates_stays_beside(
+    service: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(service, "app/own.py", "tests/test_own.py", "Makefile", "app/__pycache__/own.pyc")
+    pre_gen_project.put_aside(service)
+    for name in ("app/main.py", "app/own.py", "Makefile"):
+        (service / name).write_text("the template's", encoding="utf-8")
+    (service / "app/new.py").write_text("the template's", encoding="utf-8")
+    (service / "tests/test_own.py").unlink()
+
+    hook.give_back(service)
+
+    assert (service / "app/own.py").read_text(encoding="utf-8") == "app/own.py"
+    assert (service / "tests/test_own.py").read_text(encoding="utf-8") == "tests/test_own.py"
+    assert (service / "Makefile").read_text(encoding="utf-8") == "the template's"
+    assert (service / "app/new.py").read_text(encoding="utf-8") == "the template's"
+    beside = tree(service / hook.BESIDE)
+    assert beside == {"app/main.py", "app/own.py"}
+    assert not (service / hook.ASIDE).exists()
+    said = capsys.readouterr().err
+    assert "Kept as they are, since they are the team's: app/main.py, app/own.py." in said
+
+
+def test_what_a_bake_that_was_cut_off_left_is_not_written_over(service: Path) -> None:
+    pre_gen_project.put_aside(service)
+    with pytest.raises(SystemExit, match=r"put them back where they are missing"):
+        pre_gen_project.put_aside(service)
+
+
+def test_a_new_service_has_nothing_to_put_aside(tmp_path: Path) -> None:
+    pre_gen_project.put_aside(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_hooks_speak_of_one_folder() -> None:
+    assert hook.ASIDE == pre_gen_project.ASIDE
+    assert pre_gen_project.OLD_LAYOUT in hook.OLD_LAYOUT

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.template.baking import ROOT, TEMPLATE, clean_environment
+from tests.template.dependency_groups import group
 
 
 def run(folder: Path, *command: str) -> None:
@@ -79,6 +80,9 @@ def test_the_environment_of_the_repository_has_all_that_a_service_has() -> None:
         return tomllib.loads(path.read_text(encoding="utf-8"))
 
     of_a_service = tables(TEMPLATE / "pyproject.toml")  # the lines of either answer to `bridge`
-    wanted = {*of_a_service["project"]["dependencies"], *of_a_service["dependency-groups"]["dev"]}
+    wanted = {
+        *of_a_service["project"]["dependencies"],
+        *group(TEMPLATE / "pyproject.toml", "dev"),
+    }
     wanted -= {line for line in wanted if line.startswith("jetstream-bridge")}
     assert wanted <= {*tables(ROOT / "pyproject.toml")["project"]["dependencies"]}

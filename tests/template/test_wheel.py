@@ -15,6 +15,7 @@ import pytest
 
 import jetstream_bridge
 from tests.template.baking import ROOT, TEMPLATE, bake, clean_environment
+from tests.template.dependency_groups import group
 from tests.template.test_generated_suites import SETUP_AND_TEST, make
 from tests.template.wheels import build_wheel, copy_package, found_in
 
@@ -40,13 +41,6 @@ def set_up(service: Path, wheels: Path) -> str:
     links = found_in(wheels)
     pip, uv = links["PIP_FIND_LINKS"], links["UV_FIND_LINKS"]
     return make(service, "setup", PIP_FIND_LINKS=pip, UV_FIND_LINKS=uv)
-
-
-def groups(service: Path) -> dict[str, list[str]]:
-    """The dependency groups of a service."""
-    read = tomllib.loads((service / "pyproject.toml").read_text(encoding="utf-8"))
-    found: dict[str, list[str]] = read["dependency-groups"]
-    return found
 
 
 def project(path: Path) -> dict[str, Any]:
@@ -102,7 +96,7 @@ def test_a_vendored_service_lists_what_the_wheel_needs(default_service: Path) ->
     extras = ours["optional-dependencies"]
     assert theirs["optional-dependencies"]["otel"] == extras["otel"]
     wanted = {line for lines in extras.values() for line in lines}
-    assert wanted <= {*groups(default_service)["dev"]}
+    assert wanted <= {*group(default_service / "pyproject.toml", "dev")}
 
 
 def test_an_installed_service_depends_on_the_package_only(tmp_path: Path) -> None:
@@ -112,7 +106,7 @@ def test_an_installed_service_depends_on_the_package_only(tmp_path: Path) -> Non
     range_ = f">={jetstream_bridge.__version__},<{major}.{int(minor) + 1}"
     assert written["dependencies"] == [f"jetstream-bridge{range_}"]
     extras = {*project(ROOT / "package/pyproject.toml")["optional-dependencies"]}
-    lines = [*written["optional-dependencies"]["otel"], *groups(service)["dev"]]
+    lines = [*written["optional-dependencies"]["otel"], *group(service / "pyproject.toml", "dev")]
     named = re.findall(r"jetstream-bridge\[([^\]]*)\]", str(lines))
     assert {one for names in named for one in names.split(",")} == extras
     assert not (service / "jetstream_bridge").exists()

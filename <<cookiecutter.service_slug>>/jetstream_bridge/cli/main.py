@@ -30,6 +30,8 @@ COMMANDS = {
     "validate": "Check the settings, without a connection.",
     "test-connection": "Connect to NATS and to the database.",
     "debug": "A report for whoever looks into a fault.",
+    "servers": "The servers on this machine that `make run` starts.",
+    "example": "The customers example that a service begins with.",
     "new": "Write the first version of a handler or of an event.",
 }
 

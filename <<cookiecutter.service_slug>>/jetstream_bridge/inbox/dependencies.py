@@ -10,12 +10,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession as SQLAlchemySession
 from sqlmodel.ext.asyncio.session import AsyncSession
-from structlog.stdlib import BoundLogger
 
 from jetstream_bridge.core.errors import RegistrationError
+from jetstream_bridge.core.logger import structlog
 from jetstream_bridge.events.dead_letter import DeadLetter
 from jetstream_bridge.events.event import Event
 from jetstream_bridge.outbox.publisher import Publisher
@@ -24,7 +23,13 @@ PublisherFactory = Callable[[AsyncSession], Publisher]
 Resources = Mapping[type, object]  # what this process has opened, by type
 Wants = tuple[tuple[str, type], ...]  # parameter name, and what to pass for it
 
-_KINDS: tuple[type, ...] = (SQLAlchemySession, Publisher, logging.Logger, BoundLogger)
+_BOUND = structlog.stdlib.BoundLogger
+_KINDS: tuple[type, ...] = (
+    SQLAlchemySession,
+    Publisher,
+    logging.Logger,
+    structlog.stdlib.BoundLogger,
+)
 _REMEDY = "AsyncSession, Publisher, logging.Logger or structlog's BoundLogger"
 
 
@@ -109,7 +114,7 @@ class Supplies:
             return self._publisher(self.session)
         if kind is DeadLetter:
             return self.event.payload
-        if kind is BoundLogger:
+        if kind is _BOUND:
             return structlog.stdlib.get_logger(module).bind(**self._log_fields())
         if kind is logging.Logger:
             return logging.getLogger(module)

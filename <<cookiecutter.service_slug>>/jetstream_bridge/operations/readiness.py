@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jetstream_bridge.core.clock import loop_time
-from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
-from jetstream_bridge.nats.connection import Connection
-from jetstream_bridge.outbox.relay import Relay
-from jetstream_bridge.topology.provisioning import Topology
+
+if TYPE_CHECKING:
+    from jetstream_bridge.inbox.exclusive_worker import ExclusiveWorker
+    from jetstream_bridge.nats.connection import Connection
+    from jetstream_bridge.outbox.relay import Relay
+    from jetstream_bridge.topology.provisioning import Topology
 
 # A round of the relay takes seconds: it sends for 5 s and waits for answers for 5 s at most.
 STALLED_AFTER = 20.0  # seconds

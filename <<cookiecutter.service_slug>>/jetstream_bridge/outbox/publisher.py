@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Unpack, overload
+from typing import TYPE_CHECKING, Unpack, overload
 
 from opentelemetry import propagate
 from sqlmodel import col, select
@@ -22,13 +22,15 @@ from jetstream_bridge.events import envelope
 from jetstream_bridge.events.accepted_inputs import EnvelopeLike, EventFields, arguments
 from jetstream_bridge.events.envelope import Payload
 from jetstream_bridge.events.wire_rules import ID_HEADER, header_flaw, header_size, headers_flaw
-from jetstream_bridge.nats.publishing import AckPublisher
-from jetstream_bridge.outbox.direct_publishing import DirectPublisher
 from jetstream_bridge.outbox.publish_batch import PublishBatch
 from jetstream_bridge.outbox.publish_result import PublishResult
 from jetstream_bridge.outbox.sessions import NewEvent, Outbox
 from jetstream_bridge.outbox.tables import OutboxEvent
-from jetstream_bridge.topology.subject_index import SubjectIndex
+
+if TYPE_CHECKING:
+    from jetstream_bridge.nats.publishing import AckPublisher
+    from jetstream_bridge.outbox.direct_publishing import DirectPublisher
+    from jetstream_bridge.topology.subject_index import SubjectIndex
 
 ASKED_AT_ONCE = 1000  # event ids in one statement; SQLite allows 32,766 parameters
 

@@ -14,8 +14,6 @@ from sqlalchemy.exc import ArgumentError
 from jetstream_bridge.nats.options import parse_addresses
 from jetstream_bridge.service.database_parameters import Parameters, translate
 
-DEFAULT_NATS_URL = "nats://localhost:4222"
-
 _DATABASE_DRIVERS = ("postgresql+asyncpg", "sqlite+aiosqlite")
 # SQLAlchemy's own reading, held to the whole address: with an @ or a / in a login that is not
 # written as its code, the end of the login would be read as a host or as a database.
@@ -37,7 +35,7 @@ def split_addresses(addresses: str) -> tuple[str, ...]:
 
 def check_nats_addresses(addresses: tuple[str, ...]) -> None:
     if not addresses:
-        raise ValueError(f"no address in it; write one like {DEFAULT_NATS_URL}")
+        raise ValueError("no address in it; write one like nats://localhost:4222")
     over_websocket = {parts.scheme in ("ws", "wss") for parts in parse_addresses(addresses)}
     if len(over_websocket) > 1:
         raise ValueError(

@@ -10,11 +10,11 @@ import asyncio
 import itertools
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 _COLOURS = itertools.cycle((36, 33, 35, 32, 34))  # cyan, yellow, magenta, green, blue
 _WIDTH = 8  # characters of a name
@@ -45,14 +45,13 @@ class Child:
     name: str
     process: asyncio.subprocess.Process
     output: asyncio.Task[None]
-    stop_signal: signal.Signals
     grace: float
 
     async def stop(self) -> None:
         if self.process.returncode is None:
             # asyncio's own way to send a signal may take the exit status from who waits for it.
             with suppress(ProcessLookupError):
-                os.kill(self.process.pid, self.stop_signal)
+                os.kill(self.process.pid, signal.SIGTERM)
             try:
                 async with asyncio.timeout(self.grace):
                     await self.process.wait()
@@ -82,15 +81,12 @@ class Children:
         command: Sequence[str],
         *,
         environment: Mapping[str, str] | None = None,
-        stop_signal: signal.Signals = signal.SIGTERM,
         grace: float = 10.0,
-        folder: Path | None = None,
-        user: int | None = None,
-        noise: str | None = None,
+        sockets: Sequence[socket.socket] = (),
     ) -> Child:
-        """Start `command`; its output appears under `name`, but for lines that hold `noise`.
+        """Start `command`; its output appears under `name`, and it inherits `sockets`.
 
-        `stop_signal` makes it end in order, within `grace` seconds.
+        SIGTERM makes it end in order, within `grace` seconds.
         """
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -100,12 +96,11 @@ class Children:
             env={**os.environ, **(environment or {}), "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
             limit=_LONGEST_LINE,
-            cwd=folder,
-            user=user,
+            pass_fds=[one.fileno() for one in sockets],
         )
         self._terminal.say(name, f"started as process {process.pid}")
-        output = asyncio.create_task(self._print(name, process, noise))
-        child = Child(name, process, output, stop_signal, grace)
+        output = asyncio.create_task(self._print(name, process))
+        child = Child(name, process, output, grace)
         self._children.append(child)
         return child
 
@@ -130,9 +125,7 @@ class Children:
         for child in self._children:
             child.kill()
 
-    async def _print(
-        self, name: str, process: asyncio.subprocess.Process, noise: str | None
-    ) -> None:
+    async def _print(self, name: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         while True:
             try:
@@ -141,6 +134,4 @@ class Children:
                 continue
             if not line:
                 return
-            text = line.decode(errors="replace").rstrip()
-            if noise is None or noise not in text:
-                self._terminal.say(name, text)
+            self._terminal.say(name, line.decode(errors="replace").rstrip())

@@ -1,49 +1,34 @@
 """Everything at once, for a laptop: `python -m app.dev`, or `make run`.
 
-Migrates the database, then runs the API with its relay and the worker on this terminal. NATS and
-PostgreSQL are started too where nothing answers. Ctrl-C stops all of it; a second one at once.
+Migrates the database, then runs the API with its relay and the worker on this terminal, and starts
+both anew when a file of the service changes. NATS and PostgreSQL are started where nothing answers;
+they are this machine's and stay. Ctrl-C stops API and worker; a second one at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import signal
-import sys
-from contextlib import suppress
-from typing import Any
-
-import httpx
-from sqlalchemy.engine import URL
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS
 from jetstream_bridge.service.addresses import parse_database_address
-from jetstream_bridge.service.child_processes import Children, Terminal
+from jetstream_bridge.service.child_processes import Child, Terminal
+from jetstream_bridge.service.dev_processes import Processes
+from jetstream_bridge.service.edits import Edits
 from jetstream_bridge.service.fault_lines import database_address, explained
-from jetstream_bridge.service.local_servers import (
-    NotStartedError,
-    create_database,
-    free_port,
-    is_local_postgres,
-    nats_answers,
-    port_is_free,
-    postgres_answers,
-    start_nats,
-    start_postgres,
-)
+from jetstream_bridge.service.local_postgres import is_local_postgres
+from jetstream_bridge.service.local_server import NotStartedError
+from jetstream_bridge.service.local_servers import LocalServers
+from jetstream_bridge.service.ports import PortTakenError, take_port
 from jetstream_bridge.service.schema import migrate
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.settings_loading import exit_with, load_settings
-from jetstream_bridge.service.shutdown import AFTER_GRACE
 
 _API_PORT = 8000
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NAME = "dev"
-_LOCAL_NATS = "nats://127.0.0.1:4222"
-_TELL_EVERY = 10.0  # seconds after which it is said what is waited for
-_PATIENCE = AFTER_GRACE + 4.0  # seconds beyond its own grace in which a process ends itself
 
 
 def run_dev(cls: type[BridgeSettings]) -> None:
@@ -52,25 +37,38 @@ def run_dev(cls: type[BridgeSettings]) -> None:
     parser.add_argument(
         "--port", type=int, help=f"the API's port; {_API_PORT} or the next free one if left out"
     )
+    parser.add_argument(
+        "--no-reload", action="store_true", help="end when a process ends, whatever is edited"
+    )
     arguments = parser.parse_args()
     settings = load_settings(cls)
-    raise SystemExit(asyncio.run(_Dev(settings, api_port=arguments.port).run()))
+    try:
+        run = _Dev(settings, api_port=arguments.port, reloads=not arguments.no_reload)
+    except PortTakenError as error:
+        exit_with([str(error)])
+    raise SystemExit(asyncio.run(run.run()))
 
 
 class _Dev:
     """One run: what is started, in which order, and how it ends."""
 
-    def __init__(self, settings: BridgeSettings, *, api_port: int | None) -> None:
+    def __init__(self, settings: BridgeSettings, *, api_port: int | None, reloads: bool) -> None:
         self._settings = settings
-        self._data = settings.root / ".dev"
-        wanted = settings.worker_port if "worker_port" in settings.model_fields_set else None
-        self._api_port = _chosen_port("--port", api_port, default=_API_PORT, taken=wanted)
-        self._worker_port = _chosen_port(
-            "WORKER_PORT", wanted, default=settings.worker_port, taken=self._api_port
-        )
+        self._reloads = reloads
         self._terminal = Terminal()
-        self._children = Children(self._terminal)
+        wanted = settings.worker_port if "worker_port" in settings.model_fields_set else None
+        # Whoever was given a port has it before a free one is looked for.
+        if wanted is not None:
+            worker = take_port("WORKER_PORT", wanted, default=wanted)
+            api = take_port("--port", api_port, default=_API_PORT)
+        else:
+            api = take_port("--port", api_port, default=_API_PORT)
+            worker = take_port("WORKER_PORT", None, default=settings.worker_port)
+        self._processes = Processes(settings, self._terminal, api=api, worker=worker)
+        self._servers = LocalServers(settings.local_servers, self._say)
+        self._edits = Edits(settings.root)
         self._stop = asyncio.Event()
+        self._announced = False
 
     async def run(self) -> int:
         """Run until a signal comes (status 0) or something ends by itself (status 1)."""
@@ -86,52 +84,36 @@ class _Dev:
             return 0 if self._stop.is_set() else working.result()
         finally:
             stopped.cancel()
-            await self._children.stop()
+            await self._edits.close()
+            await self._processes.stop()
 
     def _on_signal(self) -> None:
         if self._stop.is_set():
-            self._children.kill()
+            self._processes.kill()
         else:
-            self._say("stopping; once more to stop at once")
+            self._say("stopping API and worker; once more to stop at once")
             self._stop.set()
 
     async def _work(self) -> int:
+        begun = loop_time()
         try:
-            environment = await self._start_servers()
+            await self._start_servers()
             await self._migrate()
         except NotStartedError as error:
             self._say(str(error))
             return 1
-        await self._start_service(environment)
-        announcing = asyncio.create_task(self._announce(environment.get("NATS_URLS")))
-        try:
-            ended = await self._children.first_to_end()
-        finally:
-            announcing.cancel()
-        self._say(f"{ended.name} ended with status {ended.process.returncode}; stopping the rest")
+        if self._reloads:
+            self._edits.watch()
+        ended = await self._serve(begun)
+        self._say(f"{_ended(ended)}; stopping the rest")
         return 1
 
-    async def _start_servers(self) -> dict[str, str]:
-        """Start what is missing; return what the service's processes must know of it."""
-        environment: dict[str, str] = {"LOG_FORMAT": self._settings.log_format or "console"}
+    async def _start_servers(self) -> None:
         url = parse_database_address(self._settings.database_url.get_secret_value()).url
         if is_local_postgres(url):
-            await self._start_database(url)
+            await self._servers.need_postgres(url)
         if not self._settings.nats_is_given:
-            if await nats_answers():
-                self._say("using the NATS server that answers on port 4222")
-            else:
-                environment["NATS_URLS"] = await start_nats(self._children, self._data / "nats")
-        return environment
-
-    async def _start_database(self, url: URL) -> None:
-        if await postgres_answers(url):
-            self._say(f"using the PostgreSQL that answers at {_place(url)}")
-        else:
-            self._say(f"nothing answers at {_place(url)}; starting a PostgreSQL there")
-            await start_postgres(self._children, url, self._data / "postgres")
-        if await create_database(url):
-            self._say(f"created the database {url.database!r}")
+            await self._servers.need_nats()
 
     async def _migrate(self) -> None:
         self._say("migrating the database")
@@ -145,79 +127,75 @@ class _Dev:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise NotStartedError(f"the database cannot be migrated: {reason[:500]}") from error
 
-    async def _start_service(self, environment: dict[str, str]) -> None:
-        grace = self._settings.shutdown_grace + _PATIENCE
-        patience = math.ceil(self._settings.shutdown_grace)  # for requests that are being answered
-        await self._children.start(
-            "api",
-            [
-                *(sys.executable, "-m", "uvicorn", "app.main:app"),
-                *("--port", str(self._api_port), "--timeout-graceful-shutdown", str(patience)),
-            ],
-            environment=environment,
-            grace=grace,
-        )
-        await self._children.start(
-            "worker",
-            [sys.executable, "-m", "app.worker"],
-            environment=environment | {"WORKER_PORT": str(self._worker_port)},
-            grace=grace,
-        )
+    async def _serve(self, begun: float) -> Child:
+        """Start both processes, and both anew after each edit; return the one that ends it all."""
+        while True:
+            await self._processes.start()
+            ended = await self._until_edited(begun)
+            if ended is not None:
+                return ended
+            begun = loop_time()
+            self._say(f"{self._edits.take()} changed; starting API and worker anew")
+            await self._processes.stop()
 
-    async def _announce(self, nats: str | None) -> None:
-        """Say where everything is as soon as it works; `nats` was started here, or not."""
-        api, worker = (f"http://127.0.0.1:{port}" for port in (self._api_port, self._worker_port))
-        async with httpx.AsyncClient(timeout=5) as client:
-            for name, address in (("API", api), ("worker", worker)):
-                await self._until_ready(client, name, address)
-        needs = "" if self._settings.admin_token else " (set ADMIN_TOKEN to open it)"
-        given = "as NATS_URLS says" if self._settings.nats_is_given else _LOCAL_NATS
+    async def _until_edited(self, begun: float) -> Child | None:
+        """Return None for an edit, and else a process that ended.
+
+        One that ends of a mistake in an edit waits for the correction, and the other one goes on.
+        """
+        edited = asyncio.create_task(self._edits.wait())
+        ending = asyncio.create_task(self._processes.first_to_end())
+        ready = asyncio.create_task(self._processes.until_ready(self._say))
+        try:
+            await asyncio.wait([edited, ending, ready], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                ready.result()
+                self._announce(loop_time() - begun)
+                await asyncio.wait([edited, ending], return_when=asyncio.FIRST_COMPLETED)
+            if ending.done() and not edited.done():
+                if not (self._reloads and self._announced):
+                    return ending.result()
+                self._say(f"{_ended(ending.result())}; it starts anew at the next edit")
+                await edited
+            return None
+        finally:
+            for task in (edited, ending, ready):
+                task.cancel()
+
+    def _announce(self, seconds: float) -> None:
+        if self._announced:
+            self._say(f"ready again after {seconds:.1f} s")
+        else:
+            self._announced = True
+            self._say_what_is_where(seconds)
+
+    def _say_what_is_where(self, seconds: float) -> None:
+        api, worker = self._processes.addresses
+        needs = "" if self._settings.admin_token else "   set ADMIN_TOKEN in .env to open it"
+        nats = ", ".join(_without_login(one) for one in self._settings.nats_addresses)
+        ends = "Ctrl-C stops API and worker; `make servers` shows the local servers, which stay"
         lines = (
-            f"ready: API {api}, its documentation {api}/docs",
-            f"       console {api}/admin{needs}",
-            f"       worker {worker}/readyz, metrics {api}/metrics and {worker}/metrics",
-            f"       NATS {nats or given}, database {database_address(self._settings)}",
+            f"ready after {seconds:.1f} s",
+            f"  API       {api}   its documentation: {api}/docs",
+            f"  console   {api}/admin{needs}",
+            f"  worker    {worker}/readyz   metrics: {api}/metrics, {worker}/metrics",
+            f"  NATS      {nats}",
+            f"  database  {database_address(self._settings)}",
+            f"  events    go to {self._settings.destination_app}, and wait in the stream for it",
+            "  next      .venv/bin/python -m app.cli new event order.placed   (other terminal)",
+            f"  stop      {ends}",
         )
         for line in lines:
             self._say(line)
-        peer = self._settings.destination_app
-        self._say(f"events go to {peer}; they wait in the stream until a service of that name runs")
-
-    async def _until_ready(self, client: httpx.AsyncClient, name: str, address: str) -> None:
-        """Wait; where it takes long, say what is missing."""
-        told = loop_time()
-        while True:
-            failing = "no answer"
-            with suppress(httpx.TransportError):
-                report = (await client.get(f"{address}/readyz")).json()
-                if report["status"] == "ready":
-                    return
-                checks = report["checks"].items()
-                failing = "; ".join(
-                    f"{key}: {one['detail']}" for key, one in checks if not one["ok"]
-                )
-            if loop_time() - told >= _TELL_EVERY:
-                told = loop_time()
-                self._say(f"{name} at {address} is not ready yet: {failing}")
-            await asyncio.sleep(0.5)
 
     def _say(self, line: str) -> None:
         self._terminal.say(_NAME, line)
 
 
-def _chosen_port(name: str, given: int | None, *, default: int, taken: int | None) -> int:
-    """Return the port that was asked for, which must be free, or else a free one."""
-    if given is None:
-        return free_port(default, but_not=taken)
-    if given == taken or not port_is_free(given):
-        exit_with([f"{name}: {given} is in use; stop the other process, or choose another port"])
-    return given
+def _ended(child: Child) -> str:
+    return f"{child.name} ended with status {child.process.returncode}"
 
 
-def _place(url: URL) -> str:
-    return f"{url.host}:{url.port or 5432}"
-
-
-def _failing(checks: dict[str, dict[str, Any]]) -> str:
-    found = (f"{name}: {one['detail']}" for name, one in checks.items() if not one["ok"])
-    return "; ".join(found)
+def _without_login(address: str) -> str:
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"

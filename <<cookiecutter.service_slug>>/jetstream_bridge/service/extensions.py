@@ -11,11 +11,10 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
-from structlog.typing import Processor
 
 from jetstream_bridge.core.errors import RegistrationError
 from jetstream_bridge.inbox.dependencies import Wants
@@ -23,6 +22,9 @@ from jetstream_bridge.operations.readiness import CHECK_NAMES, Check, Probe
 from jetstream_bridge.service.database import Database, open_database
 from jetstream_bridge.service.resources import OpenResources, Resource, resource_of, wants_of
 from jetstream_bridge.service.settings import BridgeSettings
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
 
 CheckFunction = Callable[..., Awaitable[Check]]
 EngineFunction = Callable[[Any], AsyncEngine]

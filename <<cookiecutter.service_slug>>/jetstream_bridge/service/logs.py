@@ -13,14 +13,16 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import islice
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-import structlog
 from pydantic_core import to_json
-from structlog.typing import EventDict, Processor
 
 from jetstream_bridge.core.log_lines import LineHandler
+from jetstream_bridge.core.logger import structlog
 from jetstream_bridge.service.setting_types import LogFormat, LogLevel
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 _UVICORN_LOGGERS = ("uvicorn", "uvicorn.error", "uvicorn.access")
 # Two lines each time that readiness compares revisions; each statement with its values, which may

@@ -11,10 +11,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from datetime import datetime
 
-import structlog
-
 from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.core.errors import NotFoundError, NotPossibleError
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.events.dead_letter import DeadLetter
 from jetstream_bridge.operations.dead_letter_queue import (
     BulkOperation,
@@ -33,7 +32,7 @@ from jetstream_bridge.service.database import Database
 
 REPLAY_WITHIN = 20.0  # seconds for a replay of many in one request
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Operations:

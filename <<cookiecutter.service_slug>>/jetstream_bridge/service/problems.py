@@ -14,7 +14,6 @@ from http import HTTPStatus
 from traceback import walk_tb
 from typing import Any
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -27,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from jetstream_bridge.core.database_faults import DATABASE_ERRORS, Fault, fault_of
 from jetstream_bridge.core.database_probe import described
 from jetstream_bridge.core.errors import NatsConnectionError, PublishUnavailableError
+from jetstream_bridge.core.logger import get_logger
 
 MEDIA_TYPE = "application/problem+json"
 MAX_BODY = 1024 * 1024  # bytes
@@ -36,7 +36,7 @@ _TOO_LARGE = f"The body is larger than {MAX_BODY} bytes; send less at once."
 
 _SCHEMA = "Problem"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Json = dict[str, Any]
 

@@ -13,10 +13,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
-import structlog
-
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import RegistrationError, ResourceError
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.inbox.dependencies import Wants, hints_of
 
 OPEN_WITHIN = 30.0  # seconds for all of a process' resources together
@@ -27,7 +26,7 @@ OpenFunction = Callable[..., AsyncIterator[Any]]
 
 _FORM = "write `async def name(...) -> AsyncIterator[Type]:` with one `yield`"
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import structlog
 from fastapi import FastAPI
 
 from jetstream_bridge.bridge import Bridge
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.inbox.dependencies import Resources
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.client import GuardedClient
@@ -37,7 +37,7 @@ from jetstream_bridge.service.telemetry import flush_spans
 
 _CLOSE_DATABASE = 3.0  # seconds
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from alembic.script import Script
 
 BRANCH = "jetstream_bridge"  # the label of the bridge's revisions
 _BRIDGE_VERSIONS = Path(__file__).resolve().parent.parent / "migrations" / "versions"
@@ -28,6 +29,8 @@ def own_versions(migrations: str | Path) -> Path:
 
 def alembic_config(root: Path, database_url: str | None = None) -> Config:
     """Alembic's configuration; without an address, `migrations/env.py` takes the settings'."""
+    from alembic.config import Config  # with all dialects of SQLAlchemy: only where it is used
+
     config = Config(attributes={"database_url": database_url})
     folder = root / "migrations"
     locations = f"{own_versions(folder)}\n{_BRIDGE_VERSIONS}"
@@ -44,6 +47,8 @@ def _literal(value: object) -> str:
 
 def migrate(root: Path, database_url: str, *, revision: str = "heads") -> None:
     """Bring the database to `revision`. Blocks, and runs a loop of its own: not for a coroutine."""
+    from alembic import command
+
     command.upgrade(alembic_config(root, database_url), revision)
 
 
@@ -59,6 +64,8 @@ async def pending_migrations(root: Path, engine: AsyncEngine) -> list[str]:
 
 
 def _current_revisions(connection: Connection) -> tuple[str, ...]:
+    from alembic.runtime.migration import MigrationContext
+
     return MigrationContext.configure(connection).get_current_heads()
 
 
@@ -74,6 +81,8 @@ def _missing(known: dict[str, frozenset[str]], applied: tuple[str, ...]) -> list
 @functools.cache
 def _known_revisions(root: Path) -> dict[str, frozenset[str]]:
     """Each revision of this code, oldest first, with itself and all that it builds on."""
+    from alembic.script import ScriptDirectory
+
     scripts = ScriptDirectory.from_config(alembic_config(root))
     known: dict[str, frozenset[str]] = {}
     for script in list(scripts.walk_revisions())[::-1]:

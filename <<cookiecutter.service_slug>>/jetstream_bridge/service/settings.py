@@ -32,11 +32,11 @@ from jetstream_bridge.core.durations import humanize
 from jetstream_bridge.core.errors import InvalidSubjectError
 from jetstream_bridge.core.subjects import AppNames, validate_app, validate_component
 from jetstream_bridge.service.addresses import (
-    DEFAULT_NATS_URL,
     check_nats_addresses,
     parse_database_address,
     split_addresses,
 )
+from jetstream_bridge.service.local_folder import default_folder, local_nats_url
 from jetstream_bridge.service.presets import PRESETS, Preset
 from jetstream_bridge.service.setting_types import (
     Duration,
@@ -60,7 +60,7 @@ class BridgeSettings(BaseSettings):
     A service's own class adds its settings, and says where its folder is and which file names it.
     """
 
-    root: ClassVar[Path] = Path()  # migrations, `.dev` and relative paths of SQLite are below it
+    root: ClassVar[Path] = Path()  # migrations and relative paths of SQLite are below it
 
     model_config = SettingsConfigDict(
         env_file=".env",  # of the folder that the process was started in
@@ -183,6 +183,7 @@ class BridgeSettings(BaseSettings):
         default="INFO", description="DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )
     log_format: LogFormat | None = Field(default=None, description="json or console")
+    local_servers_folder: Path | None = Field(default=None, description="the path of a folder")
 
     @classmethod
     def settings_customise_sources(
@@ -326,7 +327,14 @@ class BridgeSettings(BaseSettings):
     def nats_addresses(self) -> tuple[str, ...]:
         """Where NATS is; `NATS_URLS` wins over `NATS_URL`. May hold credentials: don't log it."""
         given = self.nats_urls or self.nats_url
-        return split_addresses(given.get_secret_value()) if given else (DEFAULT_NATS_URL,)
+        if not given:
+            return (local_nats_url(self.local_servers),)
+        return split_addresses(given.get_secret_value())
+
+    @property
+    def local_servers(self) -> Path:
+        """Where the servers that `make run` starts keep their data."""
+        return self.local_servers_folder or default_folder()
 
     @property
     def nats_is_given(self) -> bool:

@@ -19,9 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
 
-import structlog
-import uvicorn
+from jetstream_bridge.core.logger import get_logger
+
+if TYPE_CHECKING:
+    import uvicorn
 
 AFTER_GRACE = 8.0  # seconds beyond the grace for acks, connections and what cannot be stopped
 LEAST_GRACE = 1.0  # seconds that what runs is given in any case
@@ -30,7 +33,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STDERR = 2
 _LOG_LIMIT = 1.0  # seconds; whoever is stuck may hold a lock of the log
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Shutdown:
@@ -175,4 +178,8 @@ def _uvicorn() -> uvicorn.Server | None:
     if threading.current_thread() is not threading.main_thread():
         return None
     server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if server is None:
+        return None
+    import uvicorn  # it is there if the server is uvicorn's, and need not be loaded for another
+
     return server if isinstance(server, uvicorn.Server) else None

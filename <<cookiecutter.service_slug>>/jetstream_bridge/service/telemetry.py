@@ -14,17 +14,17 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any
 
-import structlog
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.nats.tracing import recording
 from jetstream_bridge.service.settings import BridgeSettings
 
 _FLUSH_WITHIN = 3.0  # seconds, of the time that stopping may take
 _PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def _is_probe(scope: MutableMapping[str, Any]) -> bool:

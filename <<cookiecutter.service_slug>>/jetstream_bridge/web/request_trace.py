@@ -14,7 +14,8 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
-from structlog.contextvars import bind_contextvars, reset_contextvars
+
+from jetstream_bridge.core.logger import structlog
 
 # Not whatever propagators are configured: `baggage` would let every caller write into our events.
 _W3C = TraceContextTextMapPropagator()
@@ -49,10 +50,10 @@ def _continued(headers: Headers) -> Iterator[None]:
         yield
         return
     attached = contexts.attach(context)
-    tokens = bind_contextvars(trace_id=trace.format_trace_id(span.trace_id))
+    tokens = structlog.contextvars.bind_contextvars(trace_id=trace.format_trace_id(span.trace_id))
     try:
         yield
         # Not after an error: whoever logs that stands outside, and the request's task ends there.
-        reset_contextvars(**tokens)
+        structlog.contextvars.reset_contextvars(**tokens)
     finally:
         contexts.detach(attached)

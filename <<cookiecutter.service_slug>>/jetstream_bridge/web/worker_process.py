@@ -1,5 +1,8 @@
 """The consuming process: `python -m app.worker`.
 
+`--fd N`: the probes answer on a socket that listens already, which the starting process hands over
+as file descriptor N, and not on WORKER_PORT.
+
 On SIGTERM or SIGINT it stops asking for events, finishes those in hand within the grace, hands
 the rest back to NATS and exits with status 0. A second signal ends it at once; what does not let
 itself be stopped is ended a few seconds after the grace, with status 1.
@@ -7,6 +10,7 @@ itself be stopped is ended a few seconds after the grace, with status 1.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import errno
@@ -14,11 +18,11 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
-import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from jetstream_bridge.core.errors import ResourceError
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.service import problems, telemetry
 from jetstream_bridge.service.extensions import Extensions
@@ -31,7 +35,7 @@ from jetstream_bridge.web import health, metrics
 
 _CLOSE_PROBES = 2.0  # seconds
 
-_log = structlog.get_logger("app.worker")  # not __main__, as which it runs
+_log = get_logger("app.worker")  # not __main__, as which it runs
 
 
 def run_worker(
@@ -43,8 +47,11 @@ def run_worker(
 
     Status 2 for a bad setting or handler, 1 for a resource of `extensions` that does not open.
     """
+    parser = argparse.ArgumentParser(prog="python -m app.worker", allow_abbrev=False)
+    parser.add_argument("--fd", type=int, help="listen on this file descriptor, not on WORKER_PORT")
+    handed_over: int | None = parser.parse_known_args()[0].fd  # others are the service's own
     settings = prepare_process(cls, load_consumers, extensions)
-    listener = _listen(settings.worker_port)
+    listener = _listen(settings.worker_port) if handed_over is None else _inherited(handed_over)
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         try:
             runner.run(work(settings, load_consumers(), listener, extensions))
@@ -75,7 +82,7 @@ async def work(
             ) as runtime,
             _probes(runtime, listener),
         ):
-            _log.info("worker started", port=settings.worker_port)
+            _log.info("worker started", port=listener.getsockname()[1])
             await stop.wait()
             _log.info("worker stopping", grace=settings.shutdown_grace)
     _log.info("worker stopped")
@@ -97,6 +104,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:  # there is none for this platform
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _inherited(number: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=number)
+    except OSError as error:
+        exit_with([f"--fd: {number} is no socket of this process ({error}); leave it out"])
 
 
 def _listen(port: int) -> socket.socket:

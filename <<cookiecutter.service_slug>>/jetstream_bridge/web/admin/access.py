@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
-import structlog
 from fastapi import Depends, HTTPException, Path, Query, Request, Response
 from nats.errors import Error as NatsError
 
@@ -16,11 +15,12 @@ from jetstream_bridge.core.errors import (
     NotPossibleError,
     PublishRefusedError,
 )
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.service.operator import Operations
 from jetstream_bridge.service.problems import RETRY_AFTER
 from jetstream_bridge.web.strict import StrictRoute
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _PRINTABLE = r"^[^\x00-\x1f\x7f]+$"  # PostgreSQL cannot store NUL in a text
 # Beyond this, neither JSON in a browser nor a 64-bit key can tell two numbers apart.

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
 from jetstream_bridge.core.errors import ConfigurationError
-from jetstream_bridge.service.runtime import Runtime
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.web.console.auth import ConsoleLogin
 from jetstream_bridge.web.console.login_throttle import LoginThrottle
-from jetstream_bridge.web.console.pages import router
 from jetstream_bridge.web.console.sessions import Sessions
-from jetstream_bridge.web.console.snapshots import SnapshotCache
 from jetstream_bridge.web.console.urls import HOME
+
+if TYPE_CHECKING:
+    from jetstream_bridge.service.runtime import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,16 @@ def add_console(
         sessions = Sessions(settings.admin_token, service=settings.app_name)
         app.state.console_sessions = sessions
         app.state.console_login = ConsoleLogin(sessions)
+    from jetstream_bridge.web.console.pages import router  # not before a service wants them
+
     app.include_router(router)
 
 
 @asynccontextmanager
 async def snapshots_for(app: FastAPI, runtime: Runtime) -> AsyncIterator[None]:
     """Let the console, where there is one, look at what runs."""
+    from jetstream_bridge.web.console.snapshots import SnapshotCache
+
     async with SnapshotCache(runtime.bridge, runtime.database.reading) as snapshots:
         app.state.snapshots = snapshots
         yield

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from fastapi import Request
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from jetstream_bridge.core.error_report import shortened
@@ -19,15 +20,10 @@ from jetstream_bridge.web.console.headers import secured
 from jetstream_bridge.web.console.sessions import Sessions
 from jetstream_bridge.web.console.urls import HOME, STATIC, UNDER, path_of, root_of
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    auto_reload=False,
-)
-_TEMPLATES.filters |= {
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_FILTERS = {
     "moment": texts.moment,
     "span": texts.span,
     "number": texts.number,
@@ -35,6 +31,23 @@ _TEMPLATES.filters |= {
     "shortened": shortened,
     "document": texts.document,
 }
+
+
+@functools.cache
+def _templates() -> Environment:
+    """Made for the first page: most processes never show one."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    templates.filters |= _FILTERS
+    return templates
 
 
 class Links:
@@ -72,18 +85,22 @@ def page(request: Request, template: str, *, status: int = 200, **values: object
     sessions: Sessions = state.console_sessions
     notice = notice_in(request, sessions)
     settings = state.settings
-    text = _TEMPLATES.get_template(template).render(
-        link=Links(request),
-        session=session_in(request.scope),
-        notice=notice,
-        service=settings.service_name,
-        app_name=settings.app_name,
-        env=settings.nats_env,
-        unknown=texts.UNKNOWN,
-        badges=_badges(request),
-        own_links=state.console_links,
-        path=path_of(request.scope),
-        **values,
+    text = (
+        _templates()
+        .get_template(template)
+        .render(
+            link=Links(request),
+            session=session_in(request.scope),
+            notice=notice,
+            service=settings.service_name,
+            app_name=settings.app_name,
+            env=settings.nats_env,
+            unknown=texts.UNKNOWN,
+            badges=_badges(request),
+            own_links=state.console_links,
+            path=path_of(request.scope),
+            **values,
+        )
     )
     answer = secured(HTMLResponse(text, status))
     if notice is not None:

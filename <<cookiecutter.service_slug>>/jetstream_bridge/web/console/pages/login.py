@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-import structlog
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse, RedirectResponse
 
+from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.web.admin.access import address_of
 from jetstream_bridge.web.console.auth import session_in
 from jetstream_bridge.web.console.forms import FormDep
@@ -23,7 +23,7 @@ router = APIRouter()
 _open = APIRouter(prefix=LOGIN, route_class=OpenRoute)
 _closed = APIRouter(prefix=UNDER, route_class=ConsoleRoute)
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @_open.get("")
