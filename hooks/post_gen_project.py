@@ -16,10 +16,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# A path stays only with the answer beside it. A folder whose name begins with `_` is an overlay:
-# with the answer its files take their places in the service, without it they go; the folder itself
-# always goes.
-PARTS: tuple[tuple[str, str | bool, str], ...] = (
+# A path stays only with one of the answers beside it. A folder whose name begins with `_` is an
+# overlay: with the answer its files take their places in the service, without it they go; the
+# folder itself always goes.
+PARTS: tuple[tuple[str, str | bool | tuple[str, ...], str], ...] = (
     ("include_example", False, "_without_example"),
     ("include_example", True, "app/consumers/customers.py"),
     ("include_example", True, "app/routers/customers.py"),
@@ -27,6 +27,13 @@ PARTS: tuple[tuple[str, str | bool, str], ...] = (
     ("include_example", True, "tests/test_customers.py"),
     ("bridge", "vendored", "jetstream_bridge"),
     ("bridge", "vendored", ".gitattributes"),
+    ("bridge", "installed", "wheels"),
+    ("deployment", ("kubernetes", "compose"), "Dockerfile"),
+    ("deployment", ("kubernetes", "compose"), ".dockerignore"),
+    ("deployment", ("kubernetes", "compose"), "compose.yaml"),
+    ("deployment", ("kubernetes", "compose"), "compose.two-services.yaml"),
+    ("deployment", "kubernetes", "deploy/kubernetes"),
+    ("ci", ("github", "gitlab"), "renovate.json"),
     ("ci", "github", ".github"),
     ("ci", "gitlab", ".gitlab-ci.yml"),
     ("license", "MIT", "_license_mit"),
@@ -70,15 +77,19 @@ def is_yes(answer: object) -> bool:
 
 
 def keep_what_was_chosen(service: Path, answers: Mapping[str, object]) -> None:
-    for question, answer, name in PARTS:
+    for question, wanted, name in PARTS:
         path = service / name
-        chosen = answers[question] == answer
+        chosen = is_chosen(answers[question], wanted)
         if name.startswith("_"):
             if chosen:
                 lay_over(path, service)
             remove(path)
         elif not chosen:
             remove(path)
+
+
+def is_chosen(answer: object, wanted: str | bool | tuple[str, ...]) -> bool:
+    return answer in wanted if isinstance(wanted, tuple) else answer == wanted
 
 
 def lay_over(overlay: Path, service: Path) -> None:

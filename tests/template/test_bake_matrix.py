@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dotenv import dotenv_values
-from post_gen_project import CACHES, PARTS
+from post_gen_project import CACHES, PARTS, is_chosen
 
 import local_extensions
 from tests.template.baking import OVERLAY, ROOT, TEMPLATE, bake, run_generator
@@ -60,7 +60,9 @@ def source_of(service: Path, name: str) -> Path:
 def expected(answers: Answers) -> set[str]:
     """The Python files that a service should have."""
     include_example = answers["include_example"] is True
-    left_out = {path for question, answer, path in PARTS if answer != answers[question]}
+    left_out = {
+        path for question, wanted, path in PARTS if not is_chosen(answers[question], wanted)
+    }
 
     def names(root: Path) -> set[str]:
         found = (path.relative_to(root) for path in root.rglob("*.py"))
@@ -92,7 +94,7 @@ def parse(path: Path, text: str) -> None:
         case ".toml":
             tomllib.loads(text)
         case ".yaml" | ".yml":
-            assert yaml.safe_load(text), path
+            assert all(yaml.safe_load_all(text)), path
         case ".json":
             json.loads(text)
         case ".ini":
@@ -134,8 +136,8 @@ def check_assets(service: Path, answers: Answers) -> None:
 
 def check_parts(service: Path, answers: Answers) -> None:
     assert (service / "LICENSE").is_file()
-    for question, answer, name in PARTS:
-        chosen = answers[question] == answer and not name.startswith("_")
+    for question, wanted, name in PARTS:
+        chosen = is_chosen(answers[question], wanted) and not name.startswith("_")
         assert (service / name).exists() == chosen, name
     for path in service.rglob("*"):
         assert not path.name.startswith("_") or path.name.startswith("__"), path
