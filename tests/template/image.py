@@ -198,7 +198,12 @@ class _Builder:
         done = subprocess.run(
             ["/bin/sh", "-c", script],
             cwd=self._image.folder(self._image.workdir),
-            env={"HOME": str(self._root.parent), **kept, **_index(), **self._image.environment},
+            env={
+                "HOME": str(self._root.parent),
+                **kept,
+                **package_index(),
+                **self._image.environment,
+            },
             capture_output=True,
             encoding="utf-8",
             timeout=_BUILD_LIMIT,
@@ -275,7 +280,7 @@ def _readable_python(place: Path) -> Path:
     return Path(shutil.copy2(program, place / "bin"))
 
 
-def _index() -> dict[str, str]:
+def package_index() -> dict[str, str]:
     """pip's package index for uv, which does not read pip's configuration."""
     asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     named = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import itertools
 import json
 import re
 import tomllib
@@ -15,32 +14,13 @@ import yaml
 from dotenv import dotenv_values
 from post_gen_project import CACHES, PARTS, is_chosen
 
-import local_extensions
 from tests.template.baking import OVERLAY, ROOT, TEMPLATE, bake, run_generator
+from tests.template.rows import ROWS, Answers
 from tests.template.test_generator_filter import NASTY_TEXTS
 
-Answers = dict[str, str | bool]
-
-CHOICES: dict[str, list[str | bool]] = {
-    "include_example": [True, False],
-    **{question: list(choices) for question, choices in local_extensions.CHOICES.items()},
-}
 # What a command line can carry: it has no way to write a NUL.
 SPOKEN_TEXTS = [text.replace("\x00", "") for text in NASTY_TEXTS if text]
 MARKER = re.compile(r"<<-?\s*\(?cookiecutter|\bcookiecutter\.(?!yaml\b)|# ?<%|# ?<#|%>|#>")
-
-
-def pairwise() -> Iterator[Answers]:
-    """Rows in which every two choices of different questions meet at least once."""
-    rows = [dict(zip(CHOICES, row, strict=True)) for row in itertools.product(*CHOICES.values())]
-    missing = {pair for row in rows for pair in itertools.combinations(row.items(), 2)}
-    while missing:
-        best = max(rows, key=lambda row: len(missing & {*itertools.combinations(row.items(), 2)}))
-        missing -= {*itertools.combinations(best.items(), 2)}
-        yield best
-
-
-ROWS = list(pairwise())
 
 
 def files(service: Path) -> Iterator[Path]:

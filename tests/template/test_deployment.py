@@ -392,3 +392,32 @@ def test_a_version_is_the_same_wherever_it_stands(service: Path) -> None:
     assert said.stdout.strip() == f"nats-server: v{nats}"
     (python,) = re.findall(r"^FROM python:([\d.]+)-", (service / "Dockerfile").read_text(), re.M)
     assert f'"{python}"' in re.findall(r"(?:python|PYTHON_VERSION): (\[.*\])", text)[0]
+
+
+def test_the_page_names_what_is_there(service: Path) -> None:
+    if service.name != SLUGS[0]:  # the page's names are this one's
+        return
+    resources: set[tuple[str, str]] = set()
+    for kustomization in all_kustomizations(service):
+        resources |= kustomization.resources.keys()
+    named = re.findall(r"\b(job|deployment|service|deploy)/([a-z]+-[a-z-]+)", PAGE)
+    kinds = {"job": "Job", "deployment": "Deployment", "deploy": "Deployment", "service": "Service"}
+    assert len(named) > 5
+    assert {(kinds[kind], name) for kind, name in named} <= resources
+    folders = re.findall(r"\| `((?:base|overlays|components|nats)[a-z/-]*)` \|", PAGE)
+    there = (service / "deploy/kubernetes").rglob("kustomization.yaml")
+    assert {str(path.parent.relative_to(service / "deploy/kubernetes")) for path in there} == {
+        *folders
+    }
+    for name in re.findall(r"`(Dockerfile|\.dockerignore|compose[a-z.-]*yaml)`", PAGE):
+        assert (service / name).exists(), name
+
+
+def test_the_page_s_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([a-z-]+\.md)(?:#([a-z-]+))?\)", PAGE)
+    assert len(links) >= 4
+    for name, section in links:
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = {re.sub(r"[^a-z -]", "", one.lower()).replace(" ", "-") for one in headings}
+        assert not section or section in anchors, f"{name}#{section}"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -25,8 +27,9 @@ import yaml
 from jetstream_bridge.testing.postgres import PostgresServer
 from jetstream_bridge.testing.server_processes import free_port, wait_until
 from jetstream_bridge.testing.servers import NatsServer
-from tests.template.baking import bake
-from tests.template.image import Image, build
+from tests.template.baking import bake, clean_environment
+from tests.template.image import Image, build, package_index
+from tests.template.server_wheels import install_program
 from tests.template.wheels import build_wheel
 
 START_LIMIT = 60.0  # seconds; a guard against what hangs
@@ -59,6 +62,7 @@ def built(
     service = bake(into, bridge=request.param, database=database)
     if installed:
         build_wheel(service / "wheels")
+        lock(service, tmp_path_factory.mktemp("uv"))
     # Not below pytest's folder, which nobody else may enter.
     place = Path(tempfile.mkdtemp(prefix="image-"))
     place.chmod(0o755)
@@ -67,6 +71,39 @@ def built(
     finally:
         subprocess.run(["chmod", "-R", "u+w", place], check=True, timeout=60)
         shutil.rmtree(place)
+
+
+def lock(service: Path, tools: Path) -> None:
+    """`make lock`, without an environment of the service's own."""
+    (named,) = re.findall(r"^FROM ghcr.io/astral-sh/uv:(\S+)", read(service, "Dockerfile"), re.M)
+    install_program("uv", f"uv=={named}", tools)
+    done = subprocess.run(
+        ["make", "lock", "READY=", f"PATH={tools / 'bin'}:{os.environ['PATH']}"],
+        cwd=service,
+        env=clean_environment(**package_index()),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def read(service: Path, name: str) -> str:
+    return (service / name).read_text(encoding="utf-8")
+
+
+def test_an_image_has_what_the_lock_says(built: Built) -> None:
+    """Without a uv.lock the build writes one."""
+    inside = built.image.root / "srv/uv.lock"
+    locked = {one["name"]: one for one in tomllib.loads(inside.read_text("utf-8"))["package"]}
+    if (built.service / "uv.lock").exists():
+        assert inside.read_bytes() == (built.service / "uv.lock").read_bytes()
+    (site,) = (built.image.root / "opt/venv/lib").glob("python*/site-packages")
+    installed = [path.stem.rsplit("-", 1) for path in site.glob("*.dist-info")]
+    assert len(installed) > 20
+    for name, version in installed:
+        assert locked[name.replace("_", "-").lower()]["version"] == version
 
 
 def test_the_image_holds_what_runs_and_nothing_else(built: Built) -> None:
