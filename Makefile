@@ -6,6 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 PACKAGE := --ignore tests/template
 PLAYWRIGHT := $(VENV)/.playwright
+LINTERS := $(VENV)/.linters
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 BENCH := .venv-bench
 
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	&& echo $$python && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-offline test-browser test-alerts search hostile coverage demo chaos \
+.PHONY: help setup test test-offline test-browser test-alerts test-deployment search hostile coverage demo chaos \
 	crash-matrix bench bench-page docs sizes wheel lint format
 
 help: ## Show this list
@@ -48,7 +49,7 @@ missing:
 test: setup ## Run every test: of the package, and of the template with its services
 	@$(PYTEST) -m "not real" -n 2 --dist worksteal -p no:schemathesis $(PACKAGE)
 	@$(PYTEST) -m "real and not browser" -n 4 --dist worksteal --durations=10 --durations-min=5 $(PACKAGE)
-	@$(PYTEST) -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder --timeout 900 \
+	@$(PYTEST) -m "not deployment" -p no:randomly -n 2 --dist loadfile --no-loadscope-reorder --timeout 900 \
 		--durations=10 --durations-min=5 tests/template
 
 test-offline: setup ## Run the package's tests that need no server, in a minute
@@ -64,6 +65,18 @@ $(PLAYWRIGHT): pyproject.toml | setup
 		uv pip install --python $(BIN)/python --group browser; \
 	else \
 		$(PIP) 'pip>=25.1' && $(PIP) --group browser; \
+	fi
+	@touch $@
+
+test-deployment: setup $(LINTERS) ## Check images, manifests and pipelines with linters and schemas
+	@$(PYTEST) -m deployment -p no:schemathesis tests/template
+
+$(LINTERS): pyproject.toml | setup
+	@echo "Adding linters to $(VENV)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --group deployment; \
+	else \
+		$(PIP) 'pip>=25.1' && $(PIP) --group deployment; \
 	fi
 	@touch $@
 

@@ -17,12 +17,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# A path stays only with the answer beside it. A folder whose name begins with `_` is an overlay:
-# with the answer its files take their places in the service, without it they go; the folder itself
-# always goes.
-PARTS: tuple[tuple[str, str, str], ...] = (
+# A path stays only with one of the answers beside it. A folder whose name begins with `_` is an
+# overlay: with the answer its files take their places in the service, without it they go; the
+# folder itself always goes.
+PARTS: tuple[tuple[str, str | tuple[str, ...], str], ...] = (
     ("bridge", "vendored", "jetstream_bridge"),
     ("bridge", "vendored", ".gitattributes"),
+    ("bridge", "installed", "wheels"),
+    ("deployment", ("kubernetes", "compose"), "Dockerfile"),
+    ("deployment", ("kubernetes", "compose"), ".dockerignore"),
+    ("deployment", ("kubernetes", "compose"), "compose.yaml"),
+    ("deployment", ("kubernetes", "compose"), "compose.two-services.yaml"),
+    ("deployment", "kubernetes", "deploy/kubernetes"),
+    ("ci", ("github", "gitlab"), "renovate.json"),
     ("ci", "github", ".github"),
     ("ci", "gitlab", ".gitlab-ci.yml"),
     ("license", "MIT", "_license_mit"),
@@ -70,9 +77,9 @@ def is_yes(answer: object) -> bool:
 
 
 def keep_what_was_chosen(service: Path, answers: Mapping[str, object]) -> None:
-    for question, answer, name in PARTS:
+    for question, wanted, name in PARTS:
         path = service / name
-        chosen = answers[question] == answer
+        chosen = is_chosen(answers[question], wanted)
         if name.startswith("_"):
             if chosen:
                 lay_over(path, service)
@@ -85,6 +92,10 @@ def remove_example(service: Path) -> None:
     """Do what `python -m app.cli example remove` does, with the package's own code for it."""
     of_package = runpy.run_path(str(service / "jetstream_bridge/cli/example_files.py"))
     of_package["plan"](service).apply(service)
+
+
+def is_chosen(answer: object, wanted: str | tuple[str, ...]) -> bool:
+    return answer in wanted if isinstance(wanted, tuple) else answer == wanted
 
 
 def lay_over(overlay: Path, service: Path) -> None:

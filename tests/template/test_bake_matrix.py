@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import itertools
 import json
 import re
 import tomllib
@@ -13,35 +12,16 @@ from pathlib import Path
 import pytest
 import yaml
 from dotenv import dotenv_values
-from post_gen_project import CACHES, PARTS
+from post_gen_project import CACHES, PARTS, is_chosen
 
-import local_extensions
 from jetstream_bridge.cli.example_files import FILES, MIGRATION, MODELS, NO_MODELS
 from tests.template.baking import ROOT, TEMPLATE, bake, run_generator
+from tests.template.rows import ROWS, Answers
 from tests.template.test_generator_filter import NASTY_TEXTS
 
-Answers = dict[str, str | bool]
-
-CHOICES: dict[str, list[str | bool]] = {
-    "include_example": [True, False],
-    **{question: list(choices) for question, choices in local_extensions.CHOICES.items()},
-}
 # What a command line can carry: it has no way to write a NUL.
 SPOKEN_TEXTS = [text.replace("\x00", "") for text in NASTY_TEXTS if text]
 MARKER = re.compile(r"<<-?\s*\(?cookiecutter|\bcookiecutter\.(?!yaml\b)|# ?<%|# ?<#|%>|#>")
-
-
-def pairwise() -> Iterator[Answers]:
-    """Rows in which every two choices of different questions meet at least once."""
-    rows = [dict(zip(CHOICES, row, strict=True)) for row in itertools.product(*CHOICES.values())]
-    missing = {pair for row in rows for pair in itertools.combinations(row.items(), 2)}
-    while missing:
-        best = max(rows, key=lambda row: len(missing & {*itertools.combinations(row.items(), 2)}))
-        missing -= {*itertools.combinations(best.items(), 2)}
-        yield best
-
-
-ROWS = list(pairwise())
 
 
 def files(service: Path) -> Iterator[Path]:
@@ -60,7 +40,9 @@ def source_of(service: Path, name: str) -> bytes:
 
 def expected(answers: Answers) -> set[str]:
     """The Python files that a service should have."""
-    left_out = {path for question, answer, path in PARTS if answer != answers[question]}
+    left_out = {
+        path for question, wanted, path in PARTS if not is_chosen(answers[question], wanted)
+    }
     if not answers["include_example"]:
         left_out |= {*FILES, MIGRATION}
 
@@ -94,7 +76,7 @@ def parse(path: Path, text: str) -> None:
         case ".toml":
             tomllib.loads(text)
         case ".yaml" | ".yml":
-            assert yaml.safe_load(text), path
+            assert all(yaml.safe_load_all(text)), path
         case ".json":
             json.loads(text)
         case ".ini":
@@ -136,8 +118,8 @@ def check_assets(service: Path, answers: Answers) -> None:
 
 def check_parts(service: Path, answers: Answers) -> None:
     assert (service / "LICENSE").is_file()
-    for question, answer, name in PARTS:
-        chosen = answers[question] == answer and not name.startswith("_")
+    for question, wanted, name in PARTS:
+        chosen = is_chosen(answers[question], wanted) and not name.startswith("_")
         assert (service / name).exists() == chosen, name
     for path in service.rglob("*"):
         assert not path.name.startswith("_") or path.name.startswith("__"), path

@@ -83,3 +83,18 @@ def test_setup_names_the_remedy_when_python_is_too_old(tmp_path: Path) -> None:
         make(service, "setup", f"PYTHON={old}")
     with pytest.raises(AssertionError, match=r"make setup PYTHON=/path/to/python"):
         make(service, "setup", "PYTHON=")
+
+
+def test_a_model_without_its_migration_is_found(full_service: Path, tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/checked.db"
+    said = make(full_service, "check-migrations", DATABASE_URL=url)
+    assert "No new upgrade operations detected" in said
+    models = full_service / "app/models.py"
+    before = models.read_text(encoding="utf-8")
+    new = "\n\nclass Note(SQLModel, table=True):\n    id: int = Field(primary_key=True)\n"
+    models.write_text(before + new, encoding="utf-8")
+    try:
+        with pytest.raises(AssertionError, match=r"New upgrade operations detected: .*'note'"):
+            make(full_service, "check-migrations", DATABASE_URL=url)
+    finally:
+        models.write_text(before, encoding="utf-8")

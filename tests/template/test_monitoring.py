@@ -20,6 +20,7 @@ from tests.template.baking import ROOT, TEMPLATE
 from tests.template.on_the_mock import body_of, eventually, make_event, migrated, processes
 
 FOLDER = TEMPLATE / "deploy" / "monitoring"
+SCALED = TEMPLATE / "deploy" / "kubernetes" / "components" / "keda" / "scaled-object.yaml"
 UNIT_TESTS = ROOT / "tests" / "template" / "monitoring" / "alerts_test.yaml"
 OPERATIONS = (TEMPLATE / "docs" / "operations.md").read_text(encoding="utf-8")
 # What Prometheus itself adds to each series of a target, and to a histogram's buckets.
@@ -74,6 +75,14 @@ def expressions() -> Iterator[tuple[str, str]]:
     for panel in PANELS:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
+
+
+def scaling() -> str:
+    """What KEDA asks Prometheus, to find out how many workers there should be."""
+    (trigger,) = yaml.safe_load(SCALED.read_text(encoding="utf-8"))["spec"]["triggers"]
+    query: str = trigger["metadata"]["query"]
+    assert trigger["metadata"]["ignoreNullValues"] == "false"
+    return query
 
 
 def selectors(expression: promql.Expr) -> list[promql.VectorSelector]:
@@ -147,7 +156,8 @@ def test_every_metric_that_is_promised_is_exported_with_its_labels(exposed: Expo
 
 
 def test_each_expression_names_metrics_and_labels_that_exist(exposed: Exposed) -> None:
-    everywhere = list(expressions())
+    everywhere = [*expressions(), ("KEDA", scaling())]
+    assert "(bridge_consumer_lag >= 0)" in scaling()  # NaN, which is not known, is no number
     assert all(selectors(promql.parse(text)) for _, text in everywhere)
     wrong = [(where, fault) for where, text in everywhere for fault in faults(text, exposed)]
     assert wrong == []
