@@ -21,6 +21,8 @@ from nats.aio.msg import Msg
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine.default import DefaultDialect
 
+from jetstream_bridge.nats.client import GuardedClient
+
 Reach = Callable[[], None]
 
 _OUTBOX_ROW = "INSERT INTO jetstream_outbox_events"
@@ -150,37 +152,57 @@ def _at_commit(part: str, earlier: Reach, later: Reach) -> None:
 
 
 def sending(subject: str) -> Callable[[Reach], None]:
-    """A message on a subject that ends so is about to be sent."""
+    """A message on a subject that ends so is about to be sent; those before it are."""
+    return lambda reach: _at_send(lambda to: to.endswith(subject), reach)
 
-    def find(reach: Reach) -> None:
-        publish = Client.publish
 
-        @wraps(publish)
-        async def watched(client: Client, to: str, *rest: Any, **named: Any) -> None:
-            if to.endswith(subject):
-                reach()
-            await publish(client, to, *rest, **named)
+def _at_send(is_it: Callable[[str], bool], reach: Reach) -> None:
+    publish, send = Client.publish, GuardedClient.send
 
-        _replace(Client, "publish", watched)
+    @wraps(publish)
+    async def published(client: Client, to: str, *rest: Any, **named: Any) -> None:
+        if is_it(to):
+            reach()
+        await publish(client, to, *rest, **named)
 
-    return find
+    @wraps(send)
+    def sent(client: GuardedClient, to: str, *rest: Any) -> None:
+        if is_it(to):
+            _write_out(client)
+            reach()
+        send(client, to, *rest)
+
+    _replace(Client, "publish", published)
+    _replace(GuardedClient, "send", sent)
+
+
+def _write_out(client: GuardedClient) -> None:
+    """Let the server have what is in the client's buffer: the process may be at its end."""
+    pending = b"".join(client._pending)
+    if not pending:
+        return
+    transport: Any = client._transport
+    socket = transport._io_writer.transport.get_extra_info("socket")
+    written = os.write(socket.fileno(), pending)
+    assert written == len(pending), "a few messages fit into the socket's buffer"
+    client._pending, client._pending_data_size = [], 0
 
 
 def stored() -> Callable[[Reach], None]:
     """The stream's acknowledgement has come, and has not been read."""
 
     def find(reach: Reach) -> None:
-        process = Client._process_msg
+        process = GuardedClient._process_msg
 
         @wraps(process)
         async def watched(
-            client: Client, sid: int, subject: bytes, reply: bytes, data: bytes, *rest: Any
+            client: GuardedClient, sid: int, subject: bytes, reply: bytes, data: bytes, *rest: Any
         ) -> None:
             if data.startswith(b'{"stream":'):
                 reach()
             await process(client, sid, subject, reply, data, *rest)
 
-        _replace(Client, "_process_msg", watched)
+        _replace(GuardedClient, "_process_msg", watched)
 
     return find
 
@@ -205,8 +227,8 @@ def letter_stored() -> Callable[[Reach], None]:
     return find
 
 
-def answering(method: str, *, behind_a_letter: bool = False) -> Callable[[Reach], None]:
-    """The worker is about to answer NATS about an event: to acknowledge it, or to give it back."""
+def acknowledging(*, behind_a_letter: bool = False) -> Callable[[Reach], None]:
+    """The worker is about to acknowledge an event; those before it are acknowledged."""
 
     def find(reach: Reach) -> None:
         ready = not behind_a_letter
@@ -217,15 +239,23 @@ def answering(method: str, *, behind_a_letter: bool = False) -> Callable[[Reach]
 
         if behind_a_letter:
             letter_stored()(note)
-        answer = getattr(Msg, method)
+        _at_send(lambda to: ready and to.startswith("$JS.ACK."), reach)
 
-        @wraps(answer)
+    return find
+
+
+def giving_back() -> Callable[[Reach], None]:
+    """The worker is about to give an event back."""
+
+    def find(reach: Reach) -> None:
+        nak = Msg.nak
+
+        @wraps(nak)
         async def watched(message: Msg, *rest: Any, **named: Any) -> Any:
-            if ready:
-                reach()
-            return await answer(message, *rest, **named)
+            reach()
+            return await nak(message, *rest, **named)
 
-        _replace(Msg, method, watched)
+        _replace(Msg, "nak", watched)
 
     return find
 
@@ -268,14 +298,12 @@ POINTS = (
     Point(Role.WORKER, "in a handler", nth(2, after("INSERT INTO effects"))),
     Point(Role.WORKER, "before the commit", before_commit(_INBOX_ROW)),
     Point(Role.WORKER, "after the commit", after_commit(_INBOX_ROW)),
-    Point(Role.WORKER, "before the first acknowledgement", answering("ack")),
-    Point(Role.WORKER, "between two acknowledgements", nth(3, answering("ack"))),
-    Point(Role.WORKER, "before it gives an event back", answering("nak")),
+    Point(Role.WORKER, "before the first acknowledgement", acknowledging()),
+    Point(Role.WORKER, "between two acknowledgements", nth(3, acknowledging())),
+    Point(Role.WORKER, "before it gives an event back", giving_back()),
     Point(Role.WORKER, "before a dead letter is sent", sending(_LETTER)),
     Point(Role.WORKER, "a dead letter is stored, unread", letter_stored()),
-    Point(
-        Role.WORKER, "between letter and acknowledgement", answering("ack", behind_a_letter=True)
-    ),
+    Point(Role.WORKER, "between letter and acknowledgement", acknowledging(behind_a_letter=True)),
     Point(Role.REPLAY, "before the event is sent", sending(_EVENT)),
     Point(Role.REPLAY, "between replay and delete", asking(_DELETE, answered=False)),
     Point(Role.REPLAY, "after the delete", asking(_DELETE, answered=True)),
