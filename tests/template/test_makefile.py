@@ -58,7 +58,12 @@ def test_what_runs_a_service_has_no_tool_of_its_tests(default_service: Path) -> 
 
 def test_help_names_every_target(default_service: Path) -> None:
     done = subprocess.run(
-        ["make", "help"], cwd=default_service, capture_output=True, encoding="utf-8", check=True
+        ["make", "help"],
+        cwd=default_service,
+        env=clean_environment(),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     makefile = (default_service / "Makefile").read_text(encoding="utf-8")
     (phony,) = re.findall(r"^\.PHONY: (help .*)$", makefile, re.MULTILINE)

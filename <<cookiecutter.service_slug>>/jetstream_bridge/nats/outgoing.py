@@ -14,7 +14,7 @@ from jetstream_bridge.events.headers import write_block
 from jetstream_bridge.events.wire_rules import sending_flaw
 
 if TYPE_CHECKING:
-    from jetstream_bridge.nats.publishing import PublishCall
+    from jetstream_bridge.nats.publish_call import PublishCall
 
 logger = logging.getLogger(__name__)
 
