@@ -282,15 +282,18 @@ def _readable_python(place: Path) -> Path:
 
 def package_index() -> dict[str, str]:
     """pip's package index for uv, which does not read pip's configuration."""
-    named = os.environ.get("PIP_INDEX_URL") or _of_pip("index-url")
-    certificate = os.environ.get("PIP_CERT") or _of_pip("cert")
+    named, certificate = _of_pip("index-url"), _of_pip("cert")
     return ({"UV_DEFAULT_INDEX": named} if named else {}) | (
         {"SSL_CERT_FILE": certificate} if certificate else {}
     )
 
 
-def _of_pip(name: str) -> str:
-    """Return a setting of pip's configuration, empty where there is none."""
-    asked = [sys.executable, "-m", "pip", "config", "get", f"global.{name}"]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
-    return done.stdout.strip()
+def _of_pip(name: str) -> str | None:
+    """Return a setting of pip's, from its environment or else its files.
+
+    `pip config get` knows the last file only.
+    """
+    asked = [sys.executable, "-m", "pip", "config", "list"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    settings = dict(re.findall(r"^(\S+)='(.*)'$", done.stdout, re.MULTILINE))
+    return settings.get(f":env:.{name}") or settings.get(f"global.{name}")
