@@ -37,10 +37,6 @@ REQUIRED = {
     "latency_p99_ms",
 }
 
-# Newer than the last whole run: none of them belongs here any more once that is done again.
-NEWER_RATIOS = {"start_cpu_vs_bare", "start_memory_vs_bare"}
-
-
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     return latest()
@@ -79,8 +75,8 @@ def test_the_ratios_are_those_of_the_medians(result: dict[str, Any]) -> None:
         assert len(measured["rounds"]) == result["rounds"]
         assert measured["median"] == pytest.approx(statistics.median(measured["rounds"]), abs=0.01)
     assert result["ratios"] == ratios(medians)
-    assert set(RATIOS) >= set(result["ratios"]) >= set(RATIOS) - NEWER_RATIOS
-    assert set(TITLES) >= set(medians) >= {name for name in TITLES if not name.startswith("start_")}
+    assert set(result["ratios"]) == set(RATIOS)
+    assert set(medians) == set(TITLES)
     assert set(result["ratios"]) >= REQUIRED
     assert all(title(name, result["sizes"]) for name in medians)
 
