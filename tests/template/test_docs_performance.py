@@ -37,6 +37,7 @@ REQUIRED = {
     "latency_p99_ms",
 }
 
+
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     return latest()
