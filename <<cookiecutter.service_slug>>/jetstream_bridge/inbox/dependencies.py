@@ -24,12 +24,7 @@ Resources = Mapping[type, object]  # what this process has opened, by type
 Wants = tuple[tuple[str, type], ...]  # parameter name, and what to pass for it
 
 _BOUND = structlog.stdlib.BoundLogger
-_KINDS: tuple[type, ...] = (
-    SQLAlchemySession,
-    Publisher,
-    logging.Logger,
-    structlog.stdlib.BoundLogger,
-)
+_KINDS: tuple[type, ...] = (SQLAlchemySession, Publisher, logging.Logger, _BOUND)
 _REMEDY = "AsyncSession, Publisher, logging.Logger or structlog's BoundLogger"
 
 

@@ -158,7 +158,7 @@ class AckPublisher:
         while call.ready and not call.halted and self._has_room():
             message = call.next(now)
             if message is None:
-                return
+                break
             if client is None:
                 message.error = "not connected to NATS"
                 call.settle(message, Outcome.NOT_SENT)

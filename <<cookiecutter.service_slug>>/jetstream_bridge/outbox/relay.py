@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 
 from nats.errors import Error as NatsError
 
@@ -106,8 +108,7 @@ class Relay:
             self.looked_at = loop_time()
             self._work.clear()
             self._hope.clear()
-            # After an outage, a few rows find out whether it is over.
-            done = await self._guarded(self._rounds, 1 if self.problem else self._batch_size)
+            done = await self._guarded(self._first_round)
             self._report(done.problem)
             self._note_pause(self._rounds.paused_since)
             if self.problem is not None:
@@ -123,6 +124,12 @@ class Relay:
             await happens(self._work, idle)
             idle = min(IDLE_MAX, idle * 1.5)
 
+    async def _first_round(self) -> Round:
+        if self._second is not None and self._second_claim is None:
+            await self._second.catch_up()  # which it does itself while it works
+        # After an outage, a few rows find out whether it is over.
+        return await self._rounds.run(1 if self.problem else self._batch_size)
+
     def _begin_second(self, first: Round) -> None:
         if self._second_claim is not None and self._second_claim.done():
             claim, self._second_claim = self._second_claim, None
@@ -137,7 +144,7 @@ class Relay:
         """Take further claims while there is much to send; what fails is met by the first one."""
         least = SECOND_WHILE * self._batch_size
         while not self._stopping.is_set() and self.problem is None:
-            done = await self._guarded(second, self._batch_size)
+            done = await self._guarded(partial(second.run, self._batch_size))
             if done.problem is not None or done.handled < least:
                 logger.debug("the second claim ends: %s", done.problem or "little to send")
                 return
@@ -153,15 +160,13 @@ class Relay:
         if not claim.cancelled():
             claim.result()
 
-    async def _guarded(self, rounds: RelayRounds, limit: int) -> Round:
+    async def _guarded(self, work: Callable[[], Awaitable[Round]]) -> Round:
         """One round; a fault of the database becomes the relay's `problem`."""
         if not self._connection.connected:
             return Round(problem="not connected to NATS")
         try:
             async with asyncio.timeout(ROUND_LIMIT):
-                if rounds is self._rounds and self._second is not None and not self._second_claim:
-                    await self._second.catch_up()
-                return await rounds.run(limit)
+                return await work()
         except DATABASE_ERRORS as error:
             logger.debug("relay round failed", exc_info=error)
             return Round(problem=f"the database does not answer: {type(error).__name__}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from nats.errors import Error as NatsError
@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 from jetstream_bridge.core.delays import Backoff
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
+from jetstream_bridge.nats.outgoing import Outgoing
 from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.nats.tracing import record_published
 from jetstream_bridge.outbox.chains import Chain, chains_of
@@ -106,33 +107,32 @@ class RelayRounds:
                 if not await self._unconfirmed.resolve():
                     return Round(problem=_LOOKING)
             elif subjects:
-                await self._unconfirmed.note(
-                    subjects
-                )  # committed, and nothing is claimed meanwhile
+                # It is committed, and nothing is claimed meanwhile.
+                await self._unconfirmed.note(subjects)
             else:
                 return Round()
 
     async def _send(self, claim: Claim) -> _Sent:
         """Publish the rows of a claim, and write what became of them."""
-        sent = _Sent()
-        sent.chains = chains_of(claim.rows, sent.settlement, self._id_header)
-        messages = [message for chain in sent.chains for message in chain.messages]
+        settlement = Settlement()
+        chains = chains_of(claim.rows, settlement, self._id_header)
+        messages = [message for chain in chains for message in chain.messages]
         self._unconfirmed.sending(message.key for message in messages)
         await self._publisher.publish(
-            [chain.messages for chain in sent.chains], budget=PUBLISH_BUDGET, turns=TURNS_BUDGET
+            [chain.messages for chain in chains], budget=PUBLISH_BUDGET, turns=TURNS_BUDGET
         )
         dropped = await self._duplicates.dropped(messages, self._unconfirmed)
-        sent.faults = self._judge.settle(sent.chains, sent.settlement, dropped)
+        faults = self._judge.settle(chains, settlement, dropped)
         unknown = [message.key for message in messages if message.may_be_stored]
-        self._unconfirmed.answered(sent.settlement.sent, unknown)
-        await claim.settle(sent.settlement)
-        return sent
+        self._unconfirmed.answered(settlement.sent, unknown)
+        await claim.settle(settlement)
+        return _Sent(chains, messages, settlement, faults)
 
     async def _sent(self, sent: _Sent) -> Round:
         """Tell what became of a claim that is settled."""
         settlement = sent.settlement
         measure_claim(self._metrics, sent.chains, settlement)
-        record_published(message for chain in sent.chains for message in chain.messages)
+        record_published(sent.messages)
         log_sent(pair for chain in sent.chains for pair in chain)
         problem = await self._problem(sent.faults)
         handled = len(settlement.sent) + len(settlement.held)
@@ -161,10 +161,11 @@ class RelayRounds:
 _LOOKING = "looking through the stream for what a relay may have sent before it stopped"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Sent:
     """One claim, and what became of it."""
 
-    chains: list[Chain] = field(default_factory=list)
-    settlement: Settlement = field(default_factory=Settlement)
-    faults: RoundFaults = field(default_factory=RoundFaults)
+    chains: list[Chain]
+    messages: list[Outgoing]  # of all chains
+    settlement: Settlement
+    faults: RoundFaults

@@ -83,8 +83,8 @@ def log_handler(
 
 # What every record has; the rest are the fields of its line. `message` and `asctime` come from
 # formatters, `color_message` from uvicorn, which gives each message twice.
-_NO_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
-_FIELDS_FROM = len(logging.makeLogRecord({}).__dict__)
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__)
+_NO_FIELDS = _STANDARD | {"message", "asctime", "color_message"}
 _encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 
 
@@ -108,7 +108,7 @@ class _JsonLines(structlog.stdlib.ProcessorFormatter):
         entry["event"] = record.getMessage()
         entry["logger"] = record.name
         entry["level"] = record.levelname.lower()
-        for name, value in islice(record.__dict__.items(), _FIELDS_FROM, None):
+        for name, value in islice(record.__dict__.items(), len(_STANDARD), None):
             if name not in _NO_FIELDS:
                 entry[name] = value
         seconds = int(record.created)

@@ -31,7 +31,10 @@ class Tracing:
     async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
         parent = context_of(event.metadata.headers)
         if not recording():
-            await self._continued(parent, event, call_next)
+            # What the handler publishes and logs belongs to the event's trace all the same.
+            of_span = _of_span(trace.get_current_span(parent)) if parent else {}
+            with _within(parent, trace_id=event.trace_id, event_id=event.event_id, **of_span):
+                await call_next(event)
             return
         span = self._tracer.start_span(
             f"handle {event.type}", context=parent, kind=trace.SpanKind.CONSUMER
@@ -40,19 +43,6 @@ class Tracing:
             span.set_attributes(_attributes(event))
         with _current(span, parent, trace_id=event.trace_id, event_id=event.event_id):
             await call_next(event)
-
-    async def _continued(
-        self, parent: contexts.Context, event: Event[Any], call_next: CallNext
-    ) -> None:
-        """Without a span: what the handler publishes and logs belongs to the event's trace."""
-        attached = contexts.attach(parent)
-        of_span = _of_span(trace.get_current_span(parent)) if parent else {}
-        tokens = bind_contextvars(trace_id=event.trace_id, event_id=event.event_id, **of_span)
-        try:
-            await call_next(event)
-        finally:
-            reset_contextvars(**tokens)
-            contexts.detach(attached)
 
     async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
         """One span for the list, linked to each event's trace; the events' ids are not bound."""
@@ -75,21 +65,30 @@ class Tracing:
 
 
 @contextmanager
+def _within(context: contexts.Context, **bound: str) -> Iterator[None]:
+    """Work within `context`, with `bound` in each log line."""
+    attached = contexts.attach(context)
+    tokens = bind_contextvars(**bound)
+    try:
+        yield
+    finally:
+        reset_contextvars(**tokens)
+        contexts.detach(attached)
+
+
+@contextmanager
 def _current(
     span: trace.Span, parent: contexts.Context | None = None, **bound: str
 ) -> Iterator[None]:
     """Work within `span`, with `bound` and its ids in each log line; it ends with the block."""
-    attached = contexts.attach(trace.set_span_in_context(span, parent))
-    tokens = bind_contextvars(**bound, **_of_span(span))
     try:
-        yield
+        with _within(trace.set_span_in_context(span, parent), **bound, **_of_span(span)):
+            yield
     except Exception as error:
         span.record_exception(error)
         span.set_status(trace.StatusCode.ERROR, type(error).__name__)
         raise
     finally:
-        reset_contextvars(**tokens)
-        contexts.detach(attached)
         span.end()
 
 
