@@ -63,7 +63,8 @@ class Lived:
         )
         await run(self.engine, _HANDLED.format(_LONG_AGO, 1, FINISHED // 2))
         await run(self.engine, _HANDLED.format("now()", FINISHED // 2 + 1, FINISHED))
-        self.upkeep._next = 0.0
+        # The clean-up that begins at the first row is this one, and the next such in an hour.
+        self.upkeep._from_start = 0.0
         await self.clean_outbox()
         while self.upkeep._cleaned_up_to:
             await self.clean_outbox()
