@@ -23,6 +23,7 @@ from jetstream_bridge.operations import gem_rows
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.database import open_database
 from jetstream_bridge.service.schema import migrate
+from jetstream_bridge.testing.barrier import barrier
 from jetstream_bridge.testing.servers import NatsServer
 from tests.bridge.support import envelope
 from tests.cli.moving import DEAD, DURABLE, INCOMING, OUTGOING, STREAM, Move
@@ -68,7 +69,7 @@ async def _gem_worked(client: Client) -> None:
     )
     for message in await gem.fetch(2):
         await message.nak()
-    await client.flush()
+    await barrier(client)
     [message] = await gem.fetch(1)
     await message.ack_sync()
     with pytest.raises(nats.errors.TimeoutError):

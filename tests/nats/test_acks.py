@@ -23,6 +23,7 @@ from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.outgoing import Outcome, Outgoing
 from jetstream_bridge.nats.publishing import AckPublisher
 from jetstream_bridge.testing import MockServer, VirtualClock
+from jetstream_bridge.testing.barrier import barrier
 from tests.waiting import eventually
 
 
@@ -318,7 +319,7 @@ async def test_an_answer_of_somebody_else_does_not_count(
         await msg.respond(answer)
 
     await other.subscribe("taken", cb=respond)
-    await other.flush()
+    await barrier(other)
     sent = await publishing.one("taken")
     assert sent.outcome is Outcome.REFUSED
     assert error in (sent.error or "")

@@ -25,6 +25,7 @@ from jetstream_bridge.core.errors import (
 from jetstream_bridge.core.limits import Timing
 from jetstream_bridge.nats.connection import Connection, ConnectionEvent
 from jetstream_bridge.testing import MockServer, VirtualClock
+from jetstream_bridge.testing.barrier import barrier
 from tests.brokers import Broker
 from tests.waiting import eventually
 
@@ -194,7 +195,7 @@ async def test_a_request_without_an_answer_ends_in_its_time(broker: Broker) -> N
     async with connected(broker) as watched:
         listening = await broker.connect()
         await listening.subscribe("slow")
-        await listening.flush()
+        await barrier(listening)
         with pytest.raises(RequestTimeoutError, match=r"no answer on slow within 0\.2 s"):
             await watched.connection.request("slow", timeout=0.2)
         await listening.close()

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from jetstream_bridge import Bridge, BridgeConfig
+from jetstream_bridge.testing.barrier import barrier
 from tests.bridge.support import (
     Sessions,
     config,
@@ -44,7 +45,7 @@ async def listening(broker: Broker, *, to_all: bool = True) -> AsyncIterator[Non
     client = await broker.connect()
     if to_all:
         await client.subscribe(">")
-        await client.flush()
+        await barrier(client)
     try:
         yield
     finally:

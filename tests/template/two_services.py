@@ -28,6 +28,7 @@ from demo.generating import MARKS
 from demo.pair import ENV, Pair, Service
 from demo.processes import WARM_START, Process
 from demo.servers import free_port
+from jetstream_bridge.testing.barrier import barrier
 
 _PARTS = Path(__file__).with_name("parts")
 PARTS = MARKS | {
@@ -82,7 +83,7 @@ async def wire(pair: Pair) -> AsyncIterator[Counter[str]]:
     async with connected(pair) as client:
         for subject in SUBJECTS:
             await client.subscribe(subject, cb=count)
-        await client.flush()
+        await barrier(client)
         yield seen
 
 

@@ -13,6 +13,7 @@ from jetstream_bridge import Bridge
 from jetstream_bridge.core.errors import TopologyError
 from jetstream_bridge.nats.connection import Connection
 from jetstream_bridge.nats.management import StreamApi
+from jetstream_bridge.testing.barrier import barrier
 from jetstream_bridge.topology.durable_names import durable_spec
 from jetstream_bridge.topology.durables import Durables
 from jetstream_bridge.topology.takeover import find_takeovers
@@ -49,7 +50,7 @@ class Gem:
                 for message in await self.subscription.fetch(count - seen, timeout=5):
                     await message.nak()
                     seen += 1
-        await self._service.client.flush()
+        await barrier(self._service.client)
 
     async def used_up(self, count: int) -> None:
         """Ask once more, so that the server notices that `count` events are used up."""

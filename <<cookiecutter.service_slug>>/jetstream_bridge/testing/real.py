@@ -24,6 +24,7 @@ from nats.js.errors import NotFoundError
 
 from jetstream_bridge.core.durations import seconds
 from jetstream_bridge.nats.client import GuardedClient
+from jetstream_bridge.testing.barrier import barrier
 from jetstream_bridge.testing.consumer import read_answer
 from jetstream_bridge.testing.server import Answer
 from jetstream_bridge.testing.servers import NatsServer
@@ -158,7 +159,7 @@ async def real_server(server: NatsServer, *, env: str, app: str) -> AsyncIterato
     try:
         await watcher.subscribe(subject, cb=watched.heard)
         await watcher.subscribe("$JS.ACK.>", cb=watched.answered)
-        await watcher.flush()
+        await barrier(watcher)
         yield watched
     finally:
         await watcher.close()
