@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,12 @@ def test_a_component_that_would_change_the_subject_is_refused_by_name(value: str
         API.publish(value)
     with pytest.raises(InvalidSubjectError, match="source"):
         API.durable(value)
+
+
+@pytest.mark.parametrize("value", [None, 5, ["billing"]])
+def test_a_destination_that_is_no_text_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(InvalidSubjectError, match="destination"):
+        API.publish(value)
 
 
 def test_no_application_is_called_as_the_dead_letters() -> None:

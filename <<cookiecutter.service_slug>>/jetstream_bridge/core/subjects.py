@@ -7,6 +7,7 @@ at the end; nothing here treats them otherwise.
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -121,8 +122,9 @@ class AppNames:
         return _validate_name("stream name", f"{self.env}-jetstream-bridge-stream")
 
     def publish(self, destination: str) -> str:
-        validate_app("destination", destination)
-        return validate_subject(f"{self.env}.{self.app}.sync.{destination}")
+        if not isinstance(destination, str):
+            validate_app("destination", destination)  # says what is wrong with it
+        return _published(self, destination)
 
     def subscribe(self, source: str) -> str:
         validate_app("source", source)
@@ -145,6 +147,12 @@ class AppNames:
         """The durable for this service's own dead letters; no source can be called so."""
         name = f"{self.env}-{self.app}-workers-{DEAD_LETTER_TOKEN}"
         return _validate_name("consumer name", name)
+
+
+@functools.lru_cache(maxsize=256)  # each event asks, and the rules look at every letter
+def _published(names: AppNames, destination: str) -> str:
+    validate_app("destination", destination)
+    return validate_subject(f"{names.env}.{names.app}.sync.{destination}")
 
 
 def validate_durable(value: str) -> str:

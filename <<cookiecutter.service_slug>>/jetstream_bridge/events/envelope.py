@@ -28,6 +28,9 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # the escape, not a backslash before "u0000"
 
 Payload = Mapping[str, Any] | BaseModel
+_to_json = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=to_jsonable_python
+).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,13 +66,7 @@ class Envelope:
             **self.extra,
         }
         try:
-            body = json.dumps(
-                fields,
-                ensure_ascii=False,
-                allow_nan=False,
-                separators=(",", ":"),
-                default=to_jsonable_python,
-            )
+            body = _to_json(fields)
             body.encode()
         except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
             raise InvalidEventError(
