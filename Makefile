@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-offline test-browser test-alerts test-deployment search hostile coverage demo chaos \
-	crash-matrix bench bench-page docs sizes wheel lint format
+	crash-matrix bench bench-growth bench-page docs sizes wheel lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -124,6 +124,11 @@ bench: setup $(BENCH)/.ready ## Measure beside bare limits and peers (QUICK=1 fo
 		$(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(SCALE),--scale $(SCALE))
 	@$(if $(QUICK)$(ONLY),,$(MAKE) --no-print-directory bench-page)
+
+bench-growth: setup ## Measure beside millions of rows, with long backlogs, and for the events of an hour
+	@$(BIN)/python -m benchmarks --only growth --rounds $(or $(ROUNDS),3) --note "$(NOTE)" \
+		$(if $(QUICK),--quick)
+	@$(if $(QUICK),,$(MAKE) --no-print-directory bench-page)
 
 bench-page: setup $(BENCH)/.ready ## Write docs/performance.md's table and charts from benchmarks/results/latest.json
 	@$(BIN)/python -m benchmarks.page

@@ -24,19 +24,21 @@ sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 
 from benchmarks import machine  # noqa: E402
 from benchmarks.measurements import QUICK, Sizes  # noqa: E402
-from benchmarks.plan import PARTS, Measure, measures  # noqa: E402
+from benchmarks.plan import ONCE, PARTS, Measure, measures  # noqa: E402
 from benchmarks.ratios import ratios, title, unit  # noqa: E402
 from benchmarks.stage import Stage  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 WITH_PEERS = ("relay", "consume")  # parts
-ROUND_LIMIT = 300.0  # seconds of one measurement, with all that it prepares
+GROWTH = "growth"  # the part that is no part of a whole run, and has a result of its own
+MEASUREMENT_LIMIT = 900.0  # seconds, with all that it prepares
 Rounds = dict[str, list[float]]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=PARTS, help="measure one part and write no latest.json")
+    parts = (*PARTS, GROWTH)
+    parser.add_argument("--only", choices=parts, help="measure one part and write no latest.json")
     parser.add_argument("--quick", action="store_true", help="one round of less; for a first look")
     parser.add_argument("--rounds", type=int, help="runs of each; the median counts (default: 5)")
     parser.add_argument("--minutes", type=float, default=24, help="begin no round that passes it")
@@ -76,13 +78,15 @@ async def measure(stage: Stage, given: argparse.Namespace) -> Rounds:
             break
         print(f"\nround {number + 1} of {given.rounds}", flush=True)
         for one in chosen if number % 2 == 0 else reversed(chosen):
+            if number and one in ONCE:
+                continue
             await _measure_one(stage, one, sizes, found)
     return found
 
 
 async def _measure_one(stage: Stage, one: Measure, sizes: Sizes, found: Rounds) -> None:
     began = time.monotonic()
-    async with asyncio.timeout(ROUND_LIMIT):
+    async with asyncio.timeout(MEASUREMENT_LIMIT):
         values = await one(stage, sizes)
     took = time.monotonic() - began
     for name, value in values.items():
@@ -106,7 +110,7 @@ def result(found: Rounds, sizes: Sizes) -> dict[str, object]:
     """Return what is written beside its origin: the measurements and the ratios."""
     medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
     return {
-        "rounds": min(map(len, found.values())),
+        "rounds": max(map(len, found.values())),
         "sizes": asdict(sizes),
         "measurements": {
             name: {
@@ -120,10 +124,11 @@ def result(found: Rounds, sizes: Sizes) -> dict[str, object]:
     }
 
 
-def write(outcome: dict[str, object], *, whole: bool) -> Path:
-    """Write `latest.json`, or `part.json` for what is not a whole run."""
+def write(outcome: dict[str, object], given: argparse.Namespace) -> Path:
+    """Write `latest.json` or `growth.json`, or `part.json` for what is not a whole run."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / ("latest.json" if whole else "part.json")
+    kept = {None: "latest.json", GROWTH: "growth.json"}
+    path = RESULTS / ("part.json" if given.quick else kept.get(given.only, "part.json"))
     path.write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
     return path
 
@@ -136,7 +141,7 @@ def main() -> None:
         told = origin(given, stage)
         found = asyncio.run(measure(stage, given))
     outcome = told | result(found, sizes_of(given))
-    path = write(outcome, whole=not given.only and not given.quick)
+    path = write(outcome, given)
     print("\nratios")
     for name, value in ratios({n: statistics.median(v) for n, v in found.items()}).items():
         print(f"  {name:<64}{value:>10.2f}")

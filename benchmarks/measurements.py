@@ -34,6 +34,8 @@ class Sizes:
     snapshot: int = 100_000  # rows sent while the snapshot is open
     seconds: int = 8  # of each rate of the latency
     posts: int = 300
+    hour: int = 300 * 3600  # events of an hour
+    hour_rate: int = 2_500  # of them in a second
 
     def scaled(self, share: float) -> Sizes:
         """Return sizes with so large a share of the events, and the same states of the tables."""
@@ -43,7 +45,7 @@ class Sizes:
 
 QUICK = Sizes(
     relay=8_000, consume=6_000, each=2_000, faststream_outbox=1_500, faststream=600, seconds=3,
-    sent=200_000, snapshot=30_000, posts=100,
+    sent=200_000, snapshot=30_000, posts=100, hour=25_000,
 )  # fmt: skip
 
 
@@ -54,14 +56,14 @@ async def relay_raw(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _plain_stream(scene)
         scene.bare("relay", sizes.relay)
-        return {"relay_raw": await _stored_rate(scene, work.STREAM, sizes.relay)}
+        return {"relay_raw": await stored_rate(scene, work.STREAM, sizes.relay)}
 
 
 async def relay_txoutbox(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _plain_stream(scene)
         scene.peer("txoutbox", sizes.relay)
-        return {"relay_txoutbox": await _stored_rate(scene, work.STREAM, sizes.relay)}
+        return {"relay_txoutbox": await stored_rate(scene, work.STREAM, sizes.relay)}
 
 
 async def relay_faststream_outbox(stage: Stage, sizes: Sizes) -> Values:
@@ -69,25 +71,25 @@ async def relay_faststream_outbox(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _plain_stream(scene)
         scene.peer("faststream_outbox", number)
-        return {"relay_faststream_outbox": await _stored_rate(scene, work.STREAM, number)}
+        return {"relay_faststream_outbox": await stored_rate(scene, work.STREAM, number)}
 
 
 async def relay(stage: Stage, sizes: Sizes) -> Values:
-    return {"relay": await _drained(stage, sizes, BASE, resources=5000)}
+    return {"relay": await drained(stage, sizes, BASE, resources=5000)}
 
 
 async def relay_hot(stage: Stage, sizes: Sizes) -> Values:
-    return {"relay_hot": await _drained(stage, sizes, BASE, resources=50)}
+    return {"relay_hot": await drained(stage, sizes, BASE, resources=50)}
 
 
 async def relay_beside_sent(stage: Stage, sizes: Sizes) -> Values:
-    template = await stage.prepared("bench_sent", _sent_rows(sizes.sent))
-    return {"relay_1m_sent": await _drained(stage, sizes, template, resources=5000)}
+    template = await stage.prepared("bench_sent", sent_rows(sizes.sent))
+    return {"relay_1m_sent": await drained(stage, sizes, template, resources=5000)}
 
 
 async def relay_beside_blocked(stage: Stage, sizes: Sizes) -> Values:
     template = await stage.prepared("bench_blocked", _blocked_rows(sizes.blocked))
-    return {"relay_50k_blocked": await _drained(stage, sizes, template, resources=5000)}
+    return {"relay_50k_blocked": await drained(stage, sizes, template, resources=5000)}
 
 
 async def relay_beside_snapshot(stage: Stage, sizes: Sizes) -> Values:
@@ -96,28 +98,29 @@ async def relay_beside_snapshot(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene() as scene:
         await scene.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         await scene.connection.fetchval("SELECT count(*) FROM jetstream_outbox_events")
-        await _enqueue(scene, range(before))
-        first = _relay_process(scene)
+        await enqueue(scene, range(before))
+        first = relay_process(scene)
         await _until_stored(scene, work.OUR_STREAM, before)
         first.terminate()
-        await _enqueue(scene, range(before, before + sizes.relay))
-        _relay_process(scene)
-        rate = await _stored_rate(scene, work.OUR_STREAM, sizes.relay, after=before)
+        await enqueue(scene, range(before, before + sizes.relay))
+        relay_process(scene)
+        rate = await stored_rate(scene, work.OUR_STREAM, sizes.relay, after=before)
         return {"relay_open_snapshot": rate}
 
 
-async def _drained(stage: Stage, sizes: Sizes, template: str, *, resources: int) -> float:
+async def drained(stage: Stage, sizes: Sizes, template: str, *, resources: int) -> float:
     async with stage.scene(template) as scene:
-        await _enqueue(scene, range(sizes.relay), resources=resources)
-        _relay_process(scene)
-        return await _stored_rate(scene, work.OUR_STREAM, sizes.relay)
+        await enqueue(scene, range(sizes.relay), resources=resources)
+        relay_process(scene)
+        return await stored_rate(scene, work.OUR_STREAM, sizes.relay)
 
 
-def _relay_process(scene: Scene) -> Child:
-    return scene.service(*api_command(free_port()), app="orders", peer="billing")
+def relay_process(scene: Scene, **settings: str) -> Child:
+    command = api_command(free_port())
+    return scene.service(*command, app="orders", peer="billing", **settings)
 
 
-async def _enqueue(scene: Scene, numbers: Iterable[int], *, resources: int = 5000) -> None:
+async def enqueue(scene: Scene, numbers: Iterable[int], *, resources: int = 5000) -> None:
     """Commit pending rows at once, by a connection of its own: another may hold a snapshot."""
     rows = [(event_id(n), work.OUR_SUBJECT, body(n, resource=n % resources)) for n in numbers]
     connection = await asyncpg.connect(work.driver_url(scene.database))
@@ -128,13 +131,13 @@ async def _enqueue(scene: Scene, numbers: Iterable[int], *, resources: int = 500
     await connection.close()
 
 
-def _sent_rows(number: int) -> tuple[str, ...]:
+def sent_rows(number: int) -> tuple[str, ...]:
     """Statements for a table with `number` rows that were sent; the triggers' work is in them."""
     return (
         "ALTER TABLE jetstream_outbox_events DISABLE TRIGGER USER",
         "INSERT INTO jetstream_outbox_events (event_id, subject, payload, status, sent_at, "
         "resource, lane, bytes) SELECT 'sent-' || n, "
-        f"'{work.OUR_SUBJECT}', '{_BODY}', 'sent', now(), 'order:' || n % 5000, "
+        f"'{work.OUR_SUBJECT}', '{BODY}', 'sent', now(), 'order:' || n % 5000, "
         f"hashtext('order:' || n % 5000) & 15, 500 FROM generate_series(1, {number}) n",
         "ALTER TABLE jetstream_outbox_events ENABLE TRIGGER USER",
         "VACUUM ANALYZE jetstream_outbox_events",
@@ -145,7 +148,7 @@ def _blocked_rows(number: int) -> tuple[str, ...]:
     """Statements for a resource whose first event waits an hour for its next try."""
     return (
         "INSERT INTO jetstream_outbox_events (event_id, subject, payload, held) SELECT "
-        f"'blocked-' || n, '{work.OUR_SUBJECT}', '{_BODY}', true "
+        f"'blocked-' || n, '{work.OUR_SUBJECT}', '{BODY}', true "
         f"FROM generate_series(0, {number}) n",
         "UPDATE jetstream_outbox_events SET attempts = 1, last_error = 'refused', "
         "retry_at = now() + interval '1 hour' WHERE event_id = 'blocked-0'",
@@ -153,7 +156,7 @@ def _blocked_rows(number: int) -> tuple[str, ...]:
     )
 
 
-_BODY = body(0, resource=77_777)
+BODY = body(0, resource=77_777)
 
 
 async def _plain_stream(scene: Scene) -> None:
@@ -172,7 +175,7 @@ async def _until_stored(scene: Scene, stream: str, number: int) -> None:
     await scene.until(stored, f"message {number:,} in {stream}")
 
 
-async def _stored_rate(scene: Scene, stream: str, number: int, *, after: int = 0) -> float:
+async def stored_rate(scene: Scene, stream: str, number: int, *, after: int = 0) -> float:
     """Wait for `number` messages behind the first `after`; return their rate by the stream."""
     await _until_stored(scene, stream, after + number)
     js = scene.client.jetstream()
@@ -193,45 +196,49 @@ async def consume_raw_batch(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _filled(scene, sizes.consume)
         scene.bare("consume_batches", sizes.consume)
-        return {"consume_raw_batch": await _written_rate(scene, sizes.consume)}
+        return {"consume_raw_batch": await written_rate(scene, sizes.consume)}
 
 
 async def consume_raw_each(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _filled(scene, sizes.each)
         scene.bare("consume_each", sizes.each)
-        return {"consume_raw_each": await _written_rate(scene, sizes.each)}
+        return {"consume_raw_each": await written_rate(scene, sizes.each)}
 
 
 async def consume_faststream(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _filled(scene, sizes.faststream)
         scene.peer("faststream", sizes.faststream)
-        return {"consume_faststream": await _written_rate(scene, sizes.faststream)}
+        return {"consume_faststream": await written_rate(scene, sizes.faststream)}
 
 
 async def consume(stage: Stage, sizes: Sizes) -> Values:
-    return {"consume": await _consumed(stage, sizes, "each")}
+    return {"consume": await consumed(stage, sizes, "each")}
 
 
 async def consume_batch_handler(stage: Stage, sizes: Sizes) -> Values:
-    return {"consume_batch_handler": await _consumed(stage, sizes, "many")}
+    return {"consume_batch_handler": await consumed(stage, sizes, "many")}
 
 
-async def _consumed(stage: Stage, sizes: Sizes, handler: str) -> float:
-    async with stage.scene() as scene:
+async def consumed(
+    stage: Stage, sizes: Sizes, handler: str, *, template: str = BASE, backlog: int | None = None
+) -> float:
+    """Return the rate of the first events of `backlog` messages; None: these are all."""
+    async with stage.scene(template) as scene:
         await scene.client.jetstream().add_stream(
             name=work.OUR_STREAM, subjects=[work.OUR_SUBJECT], retention="workqueue"
         )
-        await _publish(scene, work.OUR_SUBJECT, sizes.consume)
+        await _publish(scene, work.OUR_SUBJECT, backlog or sizes.consume)
         worker_process(scene, handler)
-        return await _written_rate(scene, sizes.consume)
+        return await written_rate(scene, sizes.consume)
 
 
-def worker_process(scene: Scene, handler: str) -> int:
+def worker_process(scene: Scene, handler: str, **settings: str) -> int:
+    """Start a worker; return the port of its probes."""
     port = free_port()
     command = ("benchmarks.service", "worker", handler)
-    scene.service(*command, app="billing", peer="orders", WORKER_PORT=str(port))
+    scene.service(*command, app="billing", peer="orders", WORKER_PORT=str(port), **settings)
     return port
 
 
@@ -248,11 +255,13 @@ async def _publish(scene: Scene, subject: str, number: int) -> None:
     )
 
 
-async def _written_rate(scene: Scene, number: int) -> float:
-    """Wait until all rows are there; return the rate by their column `at`."""
+async def written_rate(scene: Scene, number: int) -> float:
+    """Wait until so many rows are there; return the rate of the first ones by their column `at`."""
     await until_rows(scene, "bench_work", number)
     elapsed = await scene.connection.fetchval(
-        "SELECT extract(epoch FROM max(at) - min(at))::float8 FROM bench_work"
+        "SELECT extract(epoch FROM max(at) - min(at))::float8 "
+        "FROM (SELECT at FROM bench_work ORDER BY id LIMIT $1) first",
+        number,
     )
     return (number - 1) / float(elapsed)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from benchmarks import growth, starts, times
 from benchmarks import measurements as m
-from benchmarks import starts, times
 from benchmarks.measurements import Sizes, Values
 from benchmarks.stage import Stage
 
@@ -27,8 +27,27 @@ PARTS: dict[str, tuple[Measure, ...]] = {
     "start": (starts.start,),
 }
 
+# A run by itself: it takes as long as all the others together.
+GROWTH: tuple[Measure, ...] = (
+    m.relay,
+    m.relay_beside_sent,
+    growth.relay_5m_sent,
+    growth.relay_backlog_1k,
+    growth.relay_backlog_100k,
+    growth.relay_backlog_1m,
+    m.consume,
+    growth.consume_1m_processed,
+    growth.consume_5m_processed,
+    growth.consume_backlog_100k,
+    growth.consume_backlog_1m,
+    growth.hour,
+)
+ONCE: tuple[Measure, ...] = (growth.hour,)  # in the first round only: it is as long as an hour
+
 
 def measures(only: str | None) -> list[Measure]:
-    """Return each measurement of the part `only` once; None: of all parts."""
+    """Return each measurement of the part `only` once; None: of all parts but `growth`."""
+    if only == "growth":
+        return list(GROWTH)
     chosen = [PARTS[only]] if only else PARTS.values()
     return list(dict.fromkeys(measure for part in chosen for measure in part))

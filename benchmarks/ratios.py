@@ -34,6 +34,19 @@ TITLES = {
     "start_cpu_bare": "CPU of importing bare FastAPI with SQLModel",
     "start_memory": "memory after `import app.main`",
     "start_memory_bare": "memory after importing bare FastAPI with SQLModel",
+    "relay_5m_sent": "relay, 5,000,000 sent rows in the table",
+    "relay_backlog_1k": "relay, 1,000 pending events",
+    "relay_backlog_100k": "relay, the first of 100,000 pending events",
+    "relay_backlog_1m": "relay, the first of 1,000,000 pending events",
+    "consume_1m_processed": "worker, 1,000,000 processed rows in the table",
+    "consume_5m_processed": "worker, 5,000,000 processed rows in the table",
+    "consume_backlog_100k": "worker, the first of 100,000 messages",
+    "consume_backlog_1m": "worker, the first of 1,000,000 messages",
+    "hour_relay_memory": "an hour's events: memory of the API with the relay",
+    "hour_worker_memory": "an hour's events: memory of the worker",
+    "hour_outbox_size": "an hour's events: size of the outbox table with its indexes",
+    "hour_inbox_size": "an hour's events: size of the inbox table with its indexes",
+    "hour_behind": "an hour's events: the most that were written and not handled, at the end",
 }
 
 
@@ -44,6 +57,8 @@ def title(name: str, sizes: Mapping[str, int]) -> str:
 def unit(name: str) -> str:
     if name.startswith("start_memory"):
         return "MB"
+    if name.startswith("hour"):
+        return "events" if name == "hour_behind" else "times"
     return "ms" if name.startswith(("latency", "post", "start")) else "events/s"
 
 
@@ -105,6 +120,42 @@ RATIOS: dict[str, Ratio] = {
     ),
     "relay_slowdown_1m_sent": Ratio(
         "relay", "relay_1m_sent", "at most 1.2", "slower beside a million sent rows"
+    ),
+    "relay_slowdown_5m_sent": Ratio(
+        "relay", "relay_5m_sent", "at most 1.2", "slower beside five million sent rows"
+    ),
+    "relay_slowdown_backlog_1k": Ratio(
+        "relay", "relay_backlog_1k", "at most 1.2", "slower with 1,000 pending events"
+    ),
+    "relay_slowdown_backlog_100k": Ratio(
+        "relay", "relay_backlog_100k", "at most 1.2", "slower with 100,000 pending events"
+    ),
+    "relay_slowdown_backlog_1m": Ratio(
+        "relay", "relay_backlog_1m", "at most 1.2", "slower with 1,000,000 pending events"
+    ),
+    "consume_slowdown_1m_processed": Ratio(
+        "consume", "consume_1m_processed", "at most 1.2", "slower beside a million processed rows"
+    ),
+    "consume_slowdown_5m_processed": Ratio(
+        "consume", "consume_5m_processed", "at most 1.2", "slower beside five million"
+    ),
+    "consume_slowdown_backlog_100k": Ratio(
+        "consume", "consume_backlog_100k", "at most 1.2", "slower with 100,000 messages"
+    ),
+    "consume_slowdown_backlog_1m": Ratio(
+        "consume", "consume_backlog_1m", "at most 1.2", "slower with 1,000,000 messages"
+    ),
+    "hour_relay_memory_growth": Ratio(
+        "hour_relay_memory", None, "at most 1.1", "the relay's memory, last quarter to second"
+    ),
+    "hour_worker_memory_growth": Ratio(
+        "hour_worker_memory", None, "at most 1.1", "the worker's memory, last quarter to second"
+    ),
+    "hour_outbox_growth": Ratio(
+        "hour_outbox_size", None, "at most 1.2", "the outbox table, last quarter to second"
+    ),
+    "hour_inbox_growth": Ratio(
+        "hour_inbox_size", None, "at most 1.2", "the inbox table, last quarter to second"
     ),
     "relay_slowdown_50k_blocked": Ratio(
         "relay", "relay_50k_blocked", "at most 1.2", "slower beside blocked rows"

@@ -22,6 +22,7 @@ from urllib.request import urlopen
 
 import asyncpg
 import nats
+import psutil
 from nats.aio.client import Client
 
 from benchmarks.work import WORK_TABLE, driver_url
@@ -32,6 +33,7 @@ from jetstream_bridge.testing.servers import NatsServer
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = ROOT / "<<cookiecutter.service_slug>>"
 LIMIT = 180.0  # seconds that one measurement may wait for anything
+PREPARATION_LIMIT = 600.0  # seconds of a statement that fills a table
 BASE = "bench_base"  # the database with the service's migrations, of which the others are copies
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "NATS_SERVER")  # of this process' environment
 _LOG_TAIL = 2000  # characters of a process' log that an error shows
@@ -55,6 +57,10 @@ class Child:
             raise RuntimeError(
                 f"{self.name} ended with status {self._process.returncode}; its last lines:\n{tail}"
             )
+
+    def memory(self) -> int:
+        """Return the bytes that it has in memory."""
+        return psutil.Process(self._process.pid).memory_info().rss
 
     def terminate(self) -> None:
         """End it in order, as a service is ended."""
@@ -185,7 +191,7 @@ class Stage:
             url = self.postgres.create_database(name, template=BASE)
             connection = await asyncpg.connect(driver_url(url))
             for statement in statements:  # one by one: VACUUM wants no transaction around it
-                await connection.execute(statement, timeout=LIMIT)
+                await connection.execute(statement, timeout=PREPARATION_LIMIT)
             await connection.close()
             self._prepared.add(name)
         return name
