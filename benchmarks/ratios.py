@@ -35,7 +35,7 @@ TITLES = {
     "start_memory": "memory after `import app.main`",
     "start_memory_bare": "memory after importing bare FastAPI with SQLModel",
     "relay_5m_sent": "relay, 5,000,000 sent rows in the table",
-    "relay_backlog_1k": "relay, 1,000 pending events",
+    "relay_backlog_1k": "relay, 1,000 pending events, which are one claim",
     "relay_backlog_100k": "relay, the first of 100,000 pending events",
     "relay_backlog_1m": "relay, the first of 1,000,000 pending events",
     "consume_1m_processed": "worker, 1,000,000 processed rows in the table",
@@ -123,9 +123,6 @@ RATIOS: dict[str, Ratio] = {
     ),
     "relay_slowdown_5m_sent": Ratio(
         "relay", "relay_5m_sent", "at most 1.2", "slower beside five million sent rows"
-    ),
-    "relay_slowdown_backlog_1k": Ratio(
-        "relay", "relay_backlog_1k", "at most 1.2", "slower with 1,000 pending events"
     ),
     "relay_slowdown_backlog_100k": Ratio(
         "relay", "relay_backlog_100k", "at most 1.2", "slower with 100,000 pending events"

@@ -60,7 +60,7 @@ class Child:
 
     def memory(self) -> int:
         """Return the bytes that it has in memory."""
-        return psutil.Process(self._process.pid).memory_info().rss
+        return int(psutil.Process(self._process.pid).memory_info().rss)
 
     def terminate(self) -> None:
         """End it in order, as a service is ended."""

@@ -203,6 +203,10 @@ def test_no_message_is_lost_or_doubled_and_each_resource_keeps_its_order(
             kept = [d for d in batch[:done] if d.resource not in stopped]
             handled += kept
             hand.finish(batch, unhandled=[d for d in batch if d not in kept])
+        busy = {d.resource for batch in running for d in batch}
+        here = [d for d in hand if d.resource not in busy]
+        assert hand.queued == len(here)
+        assert hand.runnable == bool(here)
     for batch in running:
         handled += batch
         hand.finish(batch)

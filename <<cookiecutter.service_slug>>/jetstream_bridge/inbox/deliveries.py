@@ -77,13 +77,15 @@ class Deliveries:
         self._in_hand = _Held()
         self._back = _Held()  # here again before the batch that failed it ended
         self._queues: dict[str, list[Delivery]] = {}
-        self._turns: dict[str, None] = {}  # resources with work, in the order of their turn
+        # Resources with work, in the order of their turn, and how many events of each may run.
+        self._turns: dict[str, int] = {}
         self._running: set[str] = set()
         self._blocked: dict[str, _BlockedResource] = {}
         # What is not here, and comes before what is: somebody else has had it in hand.
         self._awaited: dict[str, dict[Place, _BlockedResource]] = {}
         self._waits: dict[str, int] = {}  # by resource: queued behind an event that is to come
         self._waiting = 0  # the sum of these
+        self.queued = 0  # messages that could run now
         self._epoch = 0
         self._has_lists = False  # a handler that takes a list has had a message
         self.filled_at = math.inf  # when the lists that are being filled have waited long enough
@@ -122,8 +124,10 @@ class Deliveries:
         self._waiting += waiting - self._waits.pop(resource, 0)
         if waiting:
             self._waits[resource] = waiting
-        if ready and resource not in self._running:
-            self._turns.setdefault(resource)
+        may_run = 0 if resource in self._running else ready
+        self.queued += may_run - self._turns.get(resource, 0)
+        if may_run:
+            self._turns[resource] = may_run  # an old turn keeps its place
         else:
             self._turns.pop(resource, None)
 
@@ -149,10 +153,10 @@ class Deliveries:
         batch: list[Delivery] = []
         share = self._concurrency.share() if self._concurrency is not None else None
         filling = Filling(self._runnable_by_handler) if self._has_lists else None
-        for resource in tuple(self._turns):
+        for resource, ready in tuple(self._turns.items()):
             if len(batch) >= limit:
                 break
-            queue = self._queues[resource][: self._ready(resource)]
+            queue = self._queues[resource][:ready]
             if filling is not None and not filling.may_join(queue[0], batch):
                 continue
             if lists and not batch and (handler := queue[0].batch_handler) is not None:
@@ -172,17 +176,19 @@ class Deliveries:
             self._concurrency.begin(batch)
         return batch
 
-    def _runnable_by_handler(self, handler: Handler) -> list[Delivery]:
-        """What the next batch of a handler could hold, were there no limit."""
+    def _runnable_by_handler(self, handler: Handler, enough: int) -> list[Delivery]:
+        """What the next batch of a handler could hold; it looks no further once it has `enough`."""
         found: list[Delivery] = []
-        for resource in self._turns:
-            queue = self._queues[resource][: self._ready(resource)]
+        for resource, ready in self._turns.items():
+            queue = self._queues[resource][:ready]
             found += takewhile(lambda delivery: delivery.handler is handler, queue)
+            if len(found) >= enough:
+                break
         return found
 
     def _start(self, resource: str, number: int) -> None:
         queue = self._queues[resource]
-        del self._turns[resource]
+        self.queued -= self._turns.pop(resource)
         del queue[:number]
         if not queue:
             del self._queues[resource]
@@ -285,6 +291,7 @@ class Deliveries:
             del self._in_hand[delivery.place]
         self._queues.clear()
         self._turns.clear()
+        self.queued = 0
         self._blocked.clear()
         self._awaited.clear()
         self._waits.clear()
@@ -318,11 +325,6 @@ class Deliveries:
     def active(self) -> int:
         """Messages in hand that run or could run, those behind a blocked one not counted."""
         return len(self._in_hand) - self._waiting
-
-    @property
-    def queued(self) -> int:
-        """Messages that could run now."""
-        return sum(len(self._queues[resource]) for resource in self._turns)
 
     @property
     def runnable(self) -> bool:

@@ -13,8 +13,8 @@ from jetstream_bridge.inbox.handlers import Handler
 class Filling:
     """Decides while one batch is put together. `until`: when a list that waits is to go."""
 
-    def __init__(self, runnable: Callable[[Handler], Sequence[Delivery]]) -> None:
-        """`runnable` finds what could run of a handler."""
+    def __init__(self, runnable: Callable[[Handler, int], Sequence[Delivery]]) -> None:
+        """`runnable` finds what could run of a handler, as many as are enough."""
         self._runnable = runnable
         self._waits: dict[Handler, bool] = {}
         self.until = math.inf
@@ -31,8 +31,9 @@ class Filling:
         return not self._waits[handler]
 
     def _is_to_wait(self, handler: Handler) -> bool:
-        found = self._runnable(handler)
-        if not found or len(found) >= (handler.options.batch or 1):
+        full = handler.options.batch or 1
+        found = self._runnable(handler, full)
+        if not found or len(found) >= full:
             return False
         goes_at = min(delivery.arrived for delivery in found) + handler.options.within
         if loop_time() >= goes_at:
