@@ -22,6 +22,7 @@ from pathlib import Path
 PARTS: tuple[tuple[str, str | bool, str], ...] = (
     ("include_example", False, "_without_example"),
     ("include_example", True, "app/consumers/customers.py"),
+    ("include_example", True, "app/events/customers.py"),
     ("include_example", True, "app/routers/customers.py"),
     ("include_example", True, "migrations/versions/0002_customers.py"),
     ("include_example", True, "tests/test_customers.py"),
@@ -45,7 +46,14 @@ CACHES = frozenset(
     }
 )
 # Of version 0.1.0, when a service of that time is baked over: they belong to no service any more.
-OLD_LAYOUT = ("app/bridge", "app/commands", "app/console", "app/routers/admin", "app/database.py")
+OLD_LAYOUT = (
+    "app/bridge",
+    "app/commands",
+    "app/console",
+    "app/routers/admin",
+    "app/database.py",
+    "app/events.py",
+)
 KEPT = frozenset({".git", ".venv"})  # of the user, when a service is baked over itself
 GIT_TIMEOUT = 10.0  # seconds
 
