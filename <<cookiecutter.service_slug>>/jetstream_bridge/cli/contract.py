@@ -146,10 +146,8 @@ def _report(found: Changes, current: Contract) -> str:
 def _lines(one: Break) -> list[str]:
     place = f"{one.field}: " if one.field else ""
     text = f"BREAKS  {_VERBS[one.direction]} {one.event}: {place}{one.change}"
-    return [
-        *wrap(text, _COLUMNS, subsequent_indent=" " * 8),
-        *wrap(one.remedy, _COLUMNS, initial_indent=" " * 8, subsequent_indent=" " * 8),
-    ]
+    remedy = [" " * 8 + line for line in (one.remedy, one.code) if line]
+    return [*wrap(text, _COLUMNS, subsequent_indent=" " * 8), *remedy]
 
 
 def _data(found: Changes) -> dict[str, object]:

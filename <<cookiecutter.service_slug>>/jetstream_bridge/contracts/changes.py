@@ -8,11 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jetstream_bridge.contracts.compatibility import Direction, breaking
 from jetstream_bridge.contracts.released import Contract, Handled, Published
 from jetstream_bridge.core.errors import ConfigurationError
 from jetstream_bridge.inbox.handlers import matches
+
+
+class Remedy(NamedTuple):
+    """What to do: in words, and what is then to be written or run."""
+
+    text: str
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,7 @@ class Break:
     field: str  # `lines[].price`; empty for the payload, or the event, as a whole
     change: str
     remedy: str
+    code: str
 
     def as_dict(self) -> dict[str, str]:
         return {
@@ -32,6 +41,7 @@ class Break:
             "field": self.field,
             "change": self.change,
             "remedy": self.remedy,
+            "code": self.code,
         }
 
 
@@ -82,14 +92,16 @@ def _compare_published(old: Contract, new: Contract, found: Changes) -> None:
     ]
 
 
-_GONE = "declare it again, or, when nobody reads it: python -m app.cli contract release"
+_RELEASE = "python -m app.cli contract release"
+_GONE = Remedy("declare it again; or, when nobody reads it:", _RELEASE)
+_UNHANDLED = Remedy("keep a handler; or, when nobody sends it:", _RELEASE)
 
 
 def _published_breaks(event: str, before: Published, after: Published) -> Iterator[Break]:
     version = after.schema_version
-    remedy = (
-        f"keep it as it was; or declare the new form as version {version + 1}: "
-        f"@publishes({after.event_type!r}, schema_version={version + 1})"
+    remedy = Remedy(
+        f"keep it as it was; or declare the new form as version {version + 1}:",
+        f'@publishes("{after.event_type}", schema_version={version + 1})',
     )
     for fault in breaking(before.payload, after.payload, Direction.PUBLISHED):
         yield _published_break(event, fault.path, fault.text, remedy)
@@ -98,8 +110,8 @@ def _published_breaks(event: str, before: Published, after: Published) -> Iterat
             yield _published_break(event, "", f"is not declared for {name} any more", _GONE)
 
 
-def _published_break(event: str, path: str, change: str, remedy: str) -> Break:
-    return Break(Direction.PUBLISHED, event, path, change, remedy)
+def _published_break(event: str, path: str, change: str, remedy: Remedy) -> Break:
+    return Break(Direction.PUBLISHED, event, path, change, *remedy)
 
 
 # --- handled
@@ -110,8 +122,7 @@ def _compare_handled(old: Contract, new: Contract, found: Changes) -> None:
         after = next((one for one in new.handled if _takes(one, before)), None)
         if after is None:
             change = "no handler takes it any more; what peers send is lost"
-            remedy = "keep a handler, or, when nobody sends it: python -m app.cli contract release"
-            found.breaks.append(_handled_break(before, "", change, remedy))
+            found.breaks.append(_handled_break(before, "", change, _UNHANDLED))
         else:
             found.breaks += _handled_breaks(before, after)
     found.notes += [
@@ -136,25 +147,25 @@ def _handled_breaks(before: Handled, after: Handled) -> Iterator[Break]:
             return  # the up-casters make of it what the handler reads
     elif before.oldest_version is not None:
         yield _no_upcaster(before, before.oldest_version)
-    remedy = (
-        f"accept what was accepted; or raise the version, with an up-caster: "
-        f"@upcast({before.event_type!r}, from_version={sent})"
+    remedy = Remedy(
+        "accept what was accepted; or raise the version, with an up-caster:",
+        f'@upcast("{before.event_type}", from_version={sent})',
     )
     for fault in breaking(before.payload, after.payload, Direction.HANDLED):
         yield _handled_break(before, fault.path, fault.text, remedy)
     if after.schema_version is not None and after.schema_version < sent:
         change = f"version {sent} was read, and {after.schema_version} is the highest now"
-        yield _handled_break(before, "", change, f"read version {sent} again")
+        yield _handled_break(before, "", change, Remedy(f"read version {sent} again"))
 
 
 def _no_upcaster(before: Handled, version: int) -> Break:
-    remedy = f"register @upcast({before.event_type!r}, from_version={version}) again"
+    remedy = Remedy("register it again:", f'@upcast("{before.event_type}", from_version={version})')
     change = f"no up-caster leads on from version {version} any more"
     return _handled_break(before, "", change, remedy)
 
 
-def _handled_break(before: Handled, path: str, change: str, remedy: str) -> Break:
-    return Break(Direction.HANDLED, _name(before), path, change, remedy)
+def _handled_break(before: Handled, path: str, change: str, remedy: Remedy) -> Break:
+    return Break(Direction.HANDLED, _name(before), path, change, *remedy)
 
 
 def _name(event: Handled) -> str:

@@ -174,9 +174,11 @@ class _Comparison:
         for name, schema in reader["properties"].items():
             if name in has:
                 yield from _below(name, self.faults(schema, has[name]))
+            elif name in needed:
+                continue  # said by the rule for that
             elif others is not None:
                 yield from _below(name, self.faults(schema, others))
-            elif self.published and name not in needed:
+            elif self.published:
                 yield Fault(name, "is not published any more")
 
     def required(self, reader: Node, writer: Node) -> Iterable[Fault]:
