@@ -20,9 +20,10 @@ from sqlalchemy import insert, text
 from sqlmodel import Field
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from app.events.customers import CustomerView
 from app.main import create_app
 from app.models import Customer
-from app.routers.customers import CustomerView, NewCustomer
+from app.routers.customers import NewCustomer
 from app.settings import Settings
 from benchmarks.work import EVENT_TYPE, driver_url
 from jetstream_bridge import Consumers, Event

@@ -48,7 +48,14 @@ CACHES = frozenset(
     }
 )
 # Of version 0.1.0, when a service of that time is baked over: they belong to no service any more.
-OLD_LAYOUT = ("app/bridge", "app/commands", "app/console", "app/routers/admin", "app/database.py")
+OLD_LAYOUT = (
+    "app/bridge",
+    "app/commands",
+    "app/console",
+    "app/routers/admin",
+    "app/database.py",
+    "app/events.py",
+)
 ASIDE = ".before-the-bake"  # as hooks/pre_gen_project.py calls it
 BESIDE = ".from-the-template"
 KEPT = frozenset({".git", ".venv"})  # of the user, when a service is baked over itself

@@ -10,4 +10,4 @@ from __future__ import annotations
 from app.settings import Settings
 from jetstream_bridge.service import Extensions
 
-extensions = Extensions(Settings)
+extensions = Extensions(Settings, events="app.events")  # the folder where events are declared

@@ -24,6 +24,7 @@ from jetstream_bridge.core.database_faults import DATABASE_ERRORS
 from jetstream_bridge.core.delays import RetryStrategy
 from jetstream_bridge.core.errors import BridgeError, ConfigurationError
 from jetstream_bridge.core.tasks import Tasks, happens
+from jetstream_bridge.events.declared_events import DeclaredEvents
 from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
 from jetstream_bridge.inbox.assembly import WorkerFactory, checked_resources, warn_of_unused
 from jetstream_bridge.inbox.dependencies import Resources
@@ -80,13 +81,14 @@ class Bridge:
         handlers: Consumers | None = None,
         pending_migrations: PendingMigrations | None = None,
         resources: Resources | None = None,
+        declared: DeclaredEvents | None = None,
         make_client: ClientFactory = GuardedClient,
     ) -> None:
         """`handlers` are those of another process of the service: this one runs none of them, and
         knows which durables to look at. `pending_migrations` names what the database lacks: while
         there is any, nothing is handled. `resources` are what the handlers may ask for by type
-        beside the bridge's own: all that `consumers` was told of. `make_client` makes the NATS
-        client of each connection; tests put another one in.
+        beside the bridge's own: all that `consumers` was told of. `declared` are the events that
+        the service says it publishes. `make_client` makes the NATS client of each connection.
 
         Raises `RegistrationError` where handlers and resources do not fit together."""
         self.config = config
@@ -123,7 +125,7 @@ class Bridge:
             on_commit=self._relay.wake if self._relay is not None else None,
             notify=self._relay is None,
         )
-        self._publishing = self._make_publishing()
+        self._publishing = self._make_publishing(declared or DeclaredEvents())
         self._durable_names = {spec.source: spec.name for spec in specs}
         self._workers: dict[str, ExclusiveWorker] = {}
         if consumers is not None:
@@ -273,7 +275,7 @@ class Bridge:
 
     # --- parts
 
-    def _make_publishing(self) -> Publishing:
+    def _make_publishing(self, declared: DeclaredEvents) -> Publishing:
         config = self.config
         direct = DirectSettings(
             id_header=GEM_ID_HEADER if config.gem_peer else ID_HEADER,
@@ -291,6 +293,7 @@ class Bridge:
                 destination=config.destination_app,
                 use_outbox=config.use_outbox,
             ),
+            declared,
         )
 
     def _make_relay(self) -> Relay:

@@ -76,6 +76,9 @@ async def _fill(service: Service) -> dict[str, str]:
         "replay-all": f"{console}/dead-letters/replay-all",
         "discard-all": f"{console}/dead-letters/discard-all",
         "topology": f"{console}/topology",
+        "events": f"{console}/events",
+        "event-published": f"{console}/events/published?event_type=customer.created",
+        "event-handled": f"{console}/events/handled?event_type=customer.created&source=billing",
         "nowhere": f"{console}/nowhere",
     }
 

@@ -57,19 +57,27 @@ def test_a_new_consumer_is_a_handler_and_its_test(root: Path) -> None:
     assert "class InvoicePaid(BaseModel):" in written
 
 
-def test_a_new_event_is_a_payload_its_announcement_and_their_test(root: Path) -> None:
+def test_a_new_event_is_a_declared_payload_and_its_test(root: Path) -> None:
     result = run("event", "order.line-item.added")
 
     assert result.exit_code == 0, result.output
     assert files(root) == {
-        "app/announcements/__init__.py",
-        "app/announcements/order_line_item_added.py",
-        "tests/announcements/__init__.py",
-        "tests/announcements/test_order_line_item_added.py",
+        "app/events/order_line_item_added.py",
+        "tests/events/__init__.py",
+        "tests/events/test_order_line_item_added.py",
     }
-    written = (root / "app/announcements/order_line_item_added.py").read_text()
+    written = (root / "app/events/order_line_item_added.py").read_text()
     assert "class OrderLineItemAdded(BaseModel):" in written
-    assert 'events.publish("order.line-item.added", payload)' in written
+    assert '@publishes("order.line-item.added")\nclass ' in written
+
+
+def test_a_service_of_before_is_told_to_make_room_for_declared_events(root: Path) -> None:
+    (root / "app/events.py").write_text("")
+    result = run("event", "order.placed")
+
+    assert result.exit_code == 2
+    assert "app/events.py is one module; make it app/events/__init__.py" in result.stderr
+    assert files(root) == {"app/events.py"}
 
 
 def test_a_person_is_told_what_was_written_and_what_comes_next(root: Path) -> None:
@@ -208,7 +216,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
         "nothing was written: No space left on device\n",
     )
     assert files(root) == set()
-    assert not (root / "app/announcements").exists()
+    assert not (root / "app/events").exists()
 
 
 def test_handlers_that_cannot_be_loaded_are_named(

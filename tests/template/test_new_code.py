@@ -29,12 +29,12 @@ def test_new_code_passes_the_checks_and_its_tests(
 
     ruff(service)
     mypy(service, tmp_path / "mypy", *written)
-    passed = run(service, "-m", "pytest", "-q", "tests/consumers", "tests/announcements")
+    passed = run(service, "-m", "pytest", "-q", "tests/consumers", "tests/events")
     assert "8 passed" in passed
     assert set(written) <= {str(path.relative_to(service)) for path in service.rglob("*.py")}
 
 
 def test_a_type_of_the_example_is_refused(default_service: Path) -> None:
-    for what, named in (("consumer", "customers.py:"), ("event", "app/routers/customers.py:")):
+    for what, named in (("consumer", "customers.py:"), ("event", "app/events/customers.py:")):
         with pytest.raises(AssertionError, match=named):
             run(default_service, "-m", "app.cli", "new", what, "customer.created")

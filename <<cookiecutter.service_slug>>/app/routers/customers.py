@@ -6,8 +6,6 @@ leave in the order of their versions. Replicas of another service's customers ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
@@ -16,6 +14,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.events import EventsDep
+from app.events.customers import CustomerGone, CustomerView
 from app.models import Customer, now
 from jetstream_bridge import Publisher
 from jetstream_bridge.web import SessionDep, StrictRoute, WholeNumber, problem_responses
@@ -55,19 +54,6 @@ class CustomerChange(BaseModel):
     name: Name | None = None
     email: Email | None = None
     version: WholeNumber | None = None
-
-
-class CustomerView(BaseModel):
-    """A customer as clients and other services see it."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str
-    name: str
-    email: str
-    version: int
-    origin: str
-    updated_at: datetime
 
 
 class CustomerPage(BaseModel):
@@ -136,12 +122,12 @@ async def delete_customer(
 ) -> None:
     customer = await _find_own(session, customer_id, own_name=_own_name(request))
     await session.delete(customer)
-    gone = {"id": customer.id, "version": customer.version + 1}
+    gone = CustomerGone(id=customer.id, version=customer.version + 1)
     await _announce(events, "customer.deleted", gone)
 
 
 async def _announce(
-    events: Publisher, event_type: str, payload: CustomerView | Mapping[str, object]
+    events: Publisher, event_type: str, payload: CustomerView | CustomerGone
 ) -> None:
     """Publish within the request's transaction; what cannot be announced is not done either."""
     result = await events.publish(event_type, payload)

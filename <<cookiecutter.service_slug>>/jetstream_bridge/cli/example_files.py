@@ -14,6 +14,7 @@ from pathlib import Path
 
 FILES = (
     "app/consumers/customers.py",
+    "app/events/customers.py",
     "app/routers/customers.py",
     "tests/test_customers.py",
 )
@@ -22,7 +23,7 @@ MODELS = "app/models.py"
 MODEL = "Customer"
 TABLE = "customers"
 _HELPERS = frozenset({"new_id", "now"})  # of the model's module; a team's models may use them
-_MODULES = frozenset({"app.consumers.customers", "app.routers.customers"})
+_MODULES = frozenset({"app.consumers.customers", "app.events.customers", "app.routers.customers"})
 _MARKED = re.compile(r"<!-- the example -->\n.*?<!-- /the example -->\n\n?", re.DOTALL)
 _ANSWER = re.compile(r"""(["']?include_example["']?\s*:\s*)["']?true["']?""", re.IGNORECASE)
 _ANSWERS = (".cookiecutter.yaml", ".cruft.json")

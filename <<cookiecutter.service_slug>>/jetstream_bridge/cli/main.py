@@ -29,6 +29,8 @@ COMMANDS = {
     "permissions": "The NATS rights that this service needs.",
     "validate": "Check the settings, without a connection.",
     "test-connection": "Connect to NATS and to the database.",
+    "asyncapi": "The events of this service, as an AsyncAPI document.",
+    "contract": "Compare the service's events with those that were released.",
     "debug": "A report for whoever looks into a fault.",
     "servers": "The servers on this machine that `make run` starts.",
     "example": "The customers example that a service begins with.",

@@ -134,22 +134,21 @@ def consumer(event_type: str, root: Path, load_consumers: LoadConsumers) -> Plan
 def event(event_type: str, root: Path, _load_consumers: LoadConsumers) -> Plan:
     """Plan an event; raise `RefusedError` where it is published already."""
     names = _names(event_type)
+    _check_folder(event_type, root)
     _check_not_published(event_type, root)
-    module = f"app/announcements/{names.module}.py"
-    test = f"tests/announcements/test_{names.module}.py"
+    module = f"app/events/{names.module}.py"
+    test = f"tests/events/test_{names.module}.py"
     _check_free(event_type, root, module, test)
     return Plan(
         event_type,
         (
-            *_package(root, "app/announcements", texts.ANNOUNCEMENTS),
-            *_package(root, "tests/announcements", ""),
-            NewFile(module, names.filled(texts.EVENT), f"{names.model} and its announcement"),
+            *_package(root, "tests/events", ""),
+            NewFile(module, names.filled(texts.EVENT), f"{names.model}, declared"),
             NewFile(test, names.filled(texts.EVENT_TEST), "its tests"),
         ),
         (
             f"Write what the event tells into {names.model}.",
-            f"In a route with `events: EventsDep`: "
-            f"await announce_{names.module}(events, {names.model}(...))",
+            f"In a route with `events: EventsDep`: await events.publish({names.model}(...))",
             "make test    # the new tests pass already",
         ),
     )
@@ -177,6 +176,15 @@ def _check_no_handler(event_type: str, load_consumers: LoadConsumers) -> None:
         raise RefusedError(
             f"{event_type}: {handler.place} gets it already; "
             "an event has one handler, so change that one"
+        )
+
+
+def _check_folder(event_type: str, root: Path) -> None:
+    """Services made before events were declared have a module where the folder is."""
+    if (root / "app/events.py").exists():
+        raise RefusedError(
+            f"{event_type}: app/events.py is one module; make it app/events/__init__.py first, "
+            "with what docs/upgrading.md says of it"
         )
 
 

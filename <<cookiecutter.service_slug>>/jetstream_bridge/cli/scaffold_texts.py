@@ -58,32 +58,21 @@ async def test_a_payload_without_what_is_needed_is_put_aside(deliver: Deliver) -
     assert (result.outcome, result.reason) == (Outcome.DEAD_LETTERED, "invalid_payload")
 ''')
 
-ANNOUNCEMENTS = '''\
-"""The events that this service tells others: a module for each, with its payload."""
-'''
-
 EVENT = Template('''\
-"""`$type`, as it is announced here."""
+"""`$type`, as this service publishes it."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel
 
-from jetstream_bridge import Publisher, PublishResult
+from app.events import publishes
 
 
+@publishes("$type")
 class $model(BaseModel):
     """What the event tells; its `id` says which resource it is about."""
 
     id: str
-
-
-async def announce_$module(
-    events: Publisher,
-    payload: $model,
-) -> PublishResult:
-    """Announce it when the transaction of `events` commits, and never otherwise."""
-    return await events.publish("$type", payload)
 ''')
 
 EVENT_TEST = Template('''\
@@ -93,34 +82,25 @@ from __future__ import annotations
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.announcements.$module import (
-    $model,
-    announce_$module,
-)
+from app.events.$module import $model
 from jetstream_bridge import Bridge
 from jetstream_bridge.testing import Published
 
 TYPE = "$type"
 
 
-async def test_it_is_announced_with_the_commit(
+async def test_it_is_published_with_the_commit(
     bridge: Bridge, session: AsyncSession, published: Published
 ) -> None:
-    await announce_$module(
-        bridge.publisher(session),
-        $model(id="1"),
-    )
+    await bridge.publisher(session).publish($model(id="1"))
     await session.commit()
     await published.assert_published(TYPE, resource_id="1", payload={"id": "1"})
 
 
-async def test_it_is_not_announced_without_one(
+async def test_it_is_not_published_without_one(
     bridge: Bridge, session: AsyncSession, published: Published
 ) -> None:
-    await announce_$module(
-        bridge.publisher(session),
-        $model(id="1"),
-    )
+    await bridge.publisher(session).publish($model(id="1"))
     await session.rollback()
     await published.assert_not_published(TYPE)
 ''')

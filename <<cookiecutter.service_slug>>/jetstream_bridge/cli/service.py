@@ -164,7 +164,11 @@ async def _opened(
     database = extensions.open_database(settings)
     resources = extensions.given(settings, database)
     bridge = Bridge(
-        bridge_config(settings), database.sessions, handlers=handlers, make_client=GuardedClient
+        bridge_config(settings),
+        database.sessions,
+        handlers=handlers,
+        declared=extensions.events,
+        make_client=GuardedClient,
     )
     operations = Operations(bridge, database, by=f"cli, {user()}")
     try:

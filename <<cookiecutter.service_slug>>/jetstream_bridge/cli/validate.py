@@ -1,4 +1,4 @@
-"""`validate`: the settings and the registered handlers, as a start would check them.
+"""`validate`: settings, handlers and declared events, as a start would check them.
 
 Nobody is asked: neither NATS nor the database need be there.
 """
@@ -41,4 +41,4 @@ def _read() -> tuple[BridgeSettings | None, list[str]]:
         settings = read_settings(service.settings_class)
     except InvalidSettings as invalid:
         return None, invalid.faults
-    return settings, faults(settings, service.load_consumers)
+    return settings, faults(settings, service.load_consumers, service.load_extensions)

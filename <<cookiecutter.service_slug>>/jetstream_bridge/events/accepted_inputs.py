@@ -65,6 +65,14 @@ def arguments(
     return _merged(_mapping(event), said)
 
 
+def type_in(said: Mapping[str, Any]) -> str:
+    """Return the dotted type in what `arguments` returned, however it was spelled."""
+    event_type, resource_type = str(said["event_type"]), said.get("resource_type")
+    if "." in event_type or not resource_type:
+        return event_type
+    return f"{resource_type}.{event_type}"
+
+
 def _mapping(event: EnvelopeLike | None) -> Mapping[str, Any]:
     if isinstance(event, Event):
         return event.to_envelope()

@@ -64,6 +64,10 @@ class UpcastChain:
         return self._steps[-1].from_version + 1
 
     @property
+    def first(self) -> Upcaster:
+        return self._steps[0]
+
+    @property
     def last(self) -> Upcaster:
         return self._steps[-1]
 

@@ -18,6 +18,7 @@ from pydantic_core import to_json
 from jetstream_bridge.core.errors import PayloadError, RegistrationError
 from jetstream_bridge.events.dead_letter import DeadLetter
 from jetstream_bridge.events.event import Event
+from jetstream_bridge.events.payload_faults import payload_faults
 from jetstream_bridge.events.received_envelope import ReceivedEnvelope
 from jetstream_bridge.inbox.dependencies import (
     Wants,
@@ -80,7 +81,8 @@ class Handler:
             return self._adapter.validate_json(envelope.body or _json_of(envelope)).payload
         except ValidationError as error:
             raise PayloadError(
-                f"the payload of {envelope.type!r:.300} does not fit {self.name}: {_faults(error)}"
+                f"the payload of {envelope.type!r:.300} does not fit {self.name}: "
+                f"{payload_faults(error, below=1)}"
             ) from None
 
     def pattern_of(self, envelope: ReceivedEnvelope) -> str:
@@ -99,15 +101,6 @@ def _json_of(envelope: ReceivedEnvelope) -> bytes:
         raise PayloadError(
             f"what the up-casters made of {envelope.type!r:.300} is no JSON: {error}"
         ) from error
-
-
-def _faults(error: ValidationError) -> str:
-    """What does not fit. Never the values: they may be personal, and this is logged and stored."""
-    faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'][1:])) or 'payload'}: {fault['msg']}"
-        for fault in faults[:5]
-    )
 
 
 def event_handler(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from opentelemetry import propagate
+from pydantic import BaseModel
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -19,7 +20,8 @@ from jetstream_bridge.core.delays import RetryStrategy
 from jetstream_bridge.core.errors import InvalidEventError, SessionEndedError
 from jetstream_bridge.core.subjects import AppNames, validate_subject
 from jetstream_bridge.events import envelope
-from jetstream_bridge.events.accepted_inputs import EnvelopeLike, EventFields, arguments
+from jetstream_bridge.events.accepted_inputs import EnvelopeLike, EventFields, arguments, type_in
+from jetstream_bridge.events.declared_events import DeclaredEvents
 from jetstream_bridge.events.envelope import Payload
 from jetstream_bridge.events.wire_rules import ID_HEADER, header_flaw, header_size, headers_flaw
 from jetstream_bridge.outbox.publish_batch import PublishBatch
@@ -53,6 +55,7 @@ class Publishing:
     direct: DirectPublisher
     routes: SubjectIndex
     settings: PublisherSettings
+    declared: DeclaredEvents
 
 
 class Publisher:
@@ -86,7 +89,9 @@ class Publisher:
     ) -> PublishResult:
         """Announce an event: a type like `customer.created` with its payload, or a whole envelope.
 
-        A payload is a mapping or a Pydantic model. An envelope is a mapping, a model, an
+        A payload is a mapping or a Pydantic model; one that was declared for a single type needs
+        no other argument. What was declared leaves as declared, and is refused where it does not
+        fit. An envelope is a mapping, a model, an
         `Envelope` or an `Event`: what it says is kept, what it leaves out is filled in, and a
         keyword that says otherwise is refused. The fields are those of `EventFields`.
 
@@ -106,13 +111,17 @@ class Publisher:
         self, event: str | EnvelopeLike | None, payload: Payload | None, fields: EventFields
     ) -> NewEvent:
         settings = self._parts.settings
+        if payload is None and isinstance(event, BaseModel):
+            declared = self._parts.declared.type_of(event)
+            event, payload = (declared, event) if declared is not None else (event, None)
         said = arguments(event, payload, fields)
         chosen = "event_id" in said
         said.setdefault("producer", settings.names.app)
+        destination = self._as_declared(said, fields)
         built = envelope.build(**said)
         new = NewEvent(
             built.event_id,
-            self._target(fields.get("destination"), fields.get("subject")),
+            self._target(destination, fields.get("subject")),
             built.to_json(),
             _headers(fields.get("headers")),
             resource=f"{built.resource_type}:{built.resource_id}" if built.resource_id else "",
@@ -120,6 +129,21 @@ class Publisher:
         )
         self._check_size(built.event_type, new)
         return new
+
+    def _as_declared(self, said: dict[str, Any], fields: EventFields) -> str | None:
+        """Give an event of this service's own what its declaration says; return where it goes."""
+        destination = fields.get("destination")
+        if said["producer"] != self._parts.settings.names.app:
+            return destination
+        found = self._parts.declared.find(
+            type_in(said), said["payload"], said.get("schema_version")
+        )
+        if found is None:
+            return destination
+        said["payload"] = found.payload(said["payload"])
+        said["schema_version"] = found.schema_version
+        elsewhere = fields.get("subject") is not None
+        return destination if elsewhere else found.destination(destination)
 
     def _target(self, destination: str | None, subject: str | None) -> str:
         if subject is not None:

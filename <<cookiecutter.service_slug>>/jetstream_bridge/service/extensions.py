@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.errors import RegistrationError
+from jetstream_bridge.events.declared_events import DeclaredEvents
 from jetstream_bridge.inbox.dependencies import Wants
 from jetstream_bridge.operations.readiness import CHECK_NAMES, Check, Probe
 from jetstream_bridge.service.database import Database, open_database
+from jetstream_bridge.service.modules import import_package
 from jetstream_bridge.service.resources import OpenResources, Resource, resource_of, wants_of
 from jetstream_bridge.service.settings import BridgeSettings
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 CheckFunction = Callable[..., Awaitable[Check]]
 EngineFunction = Callable[[Any], AsyncEngine]
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=type[BaseModel])
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -41,16 +45,20 @@ class Extensions:
         settings: type[BridgeSettings] = BridgeSettings,
         *,
         session_class: type[AsyncSession] = AsyncSession,
+        events: str | None = None,
     ) -> None:
         """`settings` is the service's class, which functions here and handlers may ask for.
 
-        Sessions are made of `session_class`.
+        Sessions are made of `session_class`. `events` is the name of the package whose modules
+        declare what the service publishes; a process imports all of them when it starts.
         """
         self.log_processors: list[Processor] = []
         # Takes the place of resources, by type; for tests.
         self.overrides: dict[type, object] = {}
         self._types: list[type] = [settings]
         self._session_class = session_class
+        self._events = DeclaredEvents()
+        self._events_package = events
         self._make_engine: EngineFunction | None = None
         self._resources: list[Resource] = []
         self._checks: dict[str, tuple[CheckFunction, Wants, bool]] = {}
@@ -92,7 +100,30 @@ class Extensions:
         self._make_engine = function
         return function
 
+    def publishes(
+        self, *event_types: str, schema_version: int = 1, destinations: Sequence[str] = ()
+    ) -> Callable[[M], M]:
+        """Declare the decorated Pydantic model as the payload of these event types.
+
+        `schema_version` is that of the payload; a second model may be declared for another one.
+        `destinations` are the services that the event is for, where DESTINATION_APP is not the
+        only one. Raises `RegistrationError` for a type that is none, or a version twice.
+        """
+        return self._events.publishes(
+            *event_types, schema_version=schema_version, destinations=destinations
+        )
+
     # --- what processes take
+
+    @property
+    def events(self) -> DeclaredEvents:
+        """What the service says it publishes: all of it, since its modules are imported here.
+
+        Raises `RegistrationError` where one of them is wrong.
+        """
+        if self._events_package is not None:
+            import_package(self._events_package)
+        return self._events
 
     @property
     def types(self) -> Collection[type]:

@@ -19,6 +19,15 @@ def import_modules(package: str, path: Iterable[str]) -> list[ModuleType]:
     return [_imported(package, found.name) for found in pkgutil.iter_modules(path)]
 
 
+def import_package(package: str) -> list[ModuleType]:
+    """Import the package of this name and all modules in it; raises `RegistrationError`."""
+    parent, _, name = package.rpartition(".")
+    found = _imported(parent, name) if parent else importlib.import_module(name)
+    if not hasattr(found, "__path__"):
+        raise RegistrationError(f"{package} is one module; make it a folder with a module for each")
+    return import_modules(package, found.__path__)
+
+
 def _imported(package: str, name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{package}.{name}")

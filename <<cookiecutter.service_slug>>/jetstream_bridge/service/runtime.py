@@ -16,6 +16,7 @@ from functools import partial
 from fastapi import FastAPI
 
 from jetstream_bridge.bridge import Bridge
+from jetstream_bridge.contracts.catalog import event_catalog
 from jetstream_bridge.core.logger import get_logger
 from jetstream_bridge.inbox.dependencies import Resources
 from jetstream_bridge.inbox.registry import Consumers
@@ -25,6 +26,7 @@ from jetstream_bridge.operations.queue_metrics import QueueMetrics
 from jetstream_bridge.service.bridge_config import bridge_config
 from jetstream_bridge.service.configuration_warnings import configuration_warnings
 from jetstream_bridge.service.database import Database
+from jetstream_bridge.service.event_documents import EventDocuments
 from jetstream_bridge.service.extensions import Extensions
 from jetstream_bridge.service.health import Health
 from jetstream_bridge.service.jetstream_health import JetStreamHealth
@@ -52,6 +54,7 @@ class Runtime:
     queues: QueueMetrics
     readiness: ReadyMetrics
     resources: Resources
+    events: EventDocuments
 
     def attach(self, app: FastAPI) -> None:
         """Hand the parts to `app`, whose routes and dependencies take them from its state."""
@@ -63,6 +66,7 @@ class Runtime:
         app.state.queues = self.queues
         app.state.readiness = self.readiness
         app.state.resources = self.resources
+        app.state.events = self.events
 
     async def stop(self, grace: float) -> None:
         """Stop the bridge within `grace` seconds and a few, and give up what is still asked."""
@@ -106,9 +110,11 @@ async def running(
             handlers=handlers,
             pending_migrations=_pending(settings, database),
             resources=resources,
+            declared=extensions.events,
             make_client=make_client,
         )
-        runtime = _runtime(settings, database, bridge, resources, extensions)
+        events = _events(bridge, settings, extensions, handlers or consumers)
+        runtime = _runtime(settings, database, bridge, resources, extensions, events)
         shutdown.running = bridge.running
         await bridge.__aenter__()
         yield runtime
@@ -131,6 +137,7 @@ def _runtime(
     bridge: Bridge,
     resources: OpenResources,
     extensions: Extensions,
+    events: EventDocuments,
 ) -> Runtime:
     pending = _pending(settings, database)
     health = Health(database, bridge, pending, own=extensions.probes(resources))
@@ -143,7 +150,18 @@ def _runtime(
         queues=QueueMetrics(database.reading, bridge.connection, bridge.inspection, bridge.letters),
         readiness=ReadyMetrics(health, settings),
         resources=resources,
+        events=events,
     )
+
+
+def _events(
+    bridge: Bridge,
+    settings: BridgeSettings,
+    extensions: Extensions,
+    handlers: Consumers | None,
+) -> EventDocuments:
+    known = handlers if handlers is not None else Consumers()
+    return EventDocuments(settings, lambda: event_catalog(bridge.config, extensions.events, known))
 
 
 async def _close(database: Database) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from jetstream_bridge.core.errors import ConfigurationError, RegistrationError
+from jetstream_bridge.core.errors import ConfigurationError, InvalidSubjectError, RegistrationError
 from jetstream_bridge.inbox.registry import Consumers
 from jetstream_bridge.nats.options import NatsOptions
 from jetstream_bridge.service.bridge_config import bridge_config
@@ -23,10 +23,12 @@ _Service = TypeVar("_Service", bound=BridgeSettings)
 LoadConsumers = Callable[[], Consumers]
 
 
-def checked_settings(cls: type[_Service], load_consumers: LoadConsumers) -> _Service:
+def checked_settings(
+    cls: type[_Service], load_consumers: LoadConsumers, extensions: Extensions | None = None
+) -> _Service:
     """Return the settings with which this process can start; end it where it cannot."""
     settings = load_settings(cls)
-    if found := faults(settings, load_consumers):
+    if found := faults(settings, load_consumers, lambda: extensions):
         exit_with(found)
     return settings
 
@@ -38,7 +40,7 @@ def prepare_process(
 
     Ends it with status 2, and a line for each fault, where it cannot start.
     """
-    settings = checked_settings(cls, load_consumers)
+    settings = checked_settings(cls, load_consumers, extensions)
     processors = extensions.log_processors if extensions is not None else ()
     configure_logging(settings.log_level, settings.log_format, processors)
     configure_tracing(settings)
@@ -46,9 +48,14 @@ def prepare_process(
     return settings
 
 
-def faults(settings: BridgeSettings, load_consumers: LoadConsumers) -> list[str]:
-    """What is wrong with the login's files and with the handlers; one line for each."""
-    return [fault for fault in (_login(settings), _handlers(settings, load_consumers)) if fault]
+def faults(
+    settings: BridgeSettings,
+    load_consumers: LoadConsumers,
+    load_extensions: Callable[[], Extensions | None] = lambda: None,
+) -> list[str]:
+    """What is wrong with the login's files, the handlers and the events; one line for each."""
+    found = (_login(settings), _handlers(settings, load_consumers), _events(load_extensions))
+    return list(dict.fromkeys(fault for fault in found if fault))
 
 
 def _login(settings: BridgeSettings) -> str | None:
@@ -66,5 +73,15 @@ def _handlers(settings: BridgeSettings, load_consumers: LoadConsumers) -> str | 
         consumers.check()
         consumers.durables(bridge_config(settings))
     except RegistrationError as error:
+        return str(error)
+    return None
+
+
+def _events(load_extensions: Callable[[], Extensions | None]) -> str | None:
+    try:
+        extensions = load_extensions()
+        if extensions is not None:
+            _ = extensions.events
+    except (RegistrationError, InvalidSubjectError) as error:
         return str(error)
     return None

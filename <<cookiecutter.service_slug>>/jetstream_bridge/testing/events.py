@@ -51,6 +51,7 @@ class SentEvent:
     resource_id: str
     producer: str
     trace_id: str
+    schema_version: int
     subject: str
     headers: dict[str, str]
     body: bytes
@@ -70,6 +71,7 @@ def read_event(subject: str, headers: bytes, body: bytes) -> SentEvent:
         resource_id=envelope.resource_id,
         producer=envelope.producer,
         trace_id=envelope.trace_id,
+        schema_version=envelope.schema_version,
         subject=subject,
         headers=header_values(headers),
         body=body,

@@ -211,6 +211,7 @@ async def bridge(
             relay=True,
             consumers=consumers,
             resources=resources,
+            declared=extensions.events,
             make_client=mock_nats.client,
         )
         async with bridge:
@@ -294,6 +295,7 @@ async def peer(
             database.sessions,
             consumers=consumers,
             resources=resources,
+            declared=extensions.events,
             make_client=mock_nats.client,
         ),
     ):

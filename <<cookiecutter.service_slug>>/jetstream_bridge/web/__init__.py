@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jetstream_bridge.web.console.mounting import ConsoleLink, add_console
     from jetstream_bridge.web.console.own_pages import console_page, console_router
     from jetstream_bridge.web.dependencies import PublisherDep, SessionDep, from_resource
-    from jetstream_bridge.web.routers import operators_api, probes
+    from jetstream_bridge.web.routers import asyncapi_document, operators_api, probes
     from jetstream_bridge.web.strict import StrictRoute, WholeNumber
     from jetstream_bridge.web.worker_process import run_worker
 
@@ -26,6 +26,7 @@ __all__ = [
     "WholeNumber",
     "add_console",
     "admin_router",
+    "asyncapi_document",
     "console_page",
     "console_router",
     "from_resource",
@@ -60,7 +61,7 @@ __getattr__ = on_demand(
             "from_resource",
         ),
         "jetstream_bridge.service.problems": ("problem_responses",),
-        "jetstream_bridge.web.routers": ("operators_api", "probes"),
+        "jetstream_bridge.web.routers": ("asyncapi_document", "operators_api", "probes"),
         "jetstream_bridge.web.strict": (
             "StrictRoute",
             "WholeNumber",

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from jetstream_bridge.web.console.pages import (
     assets,
     bulk_actions,
+    events,
     inbox,
     letters,
     login,
@@ -18,5 +19,8 @@ from jetstream_bridge.web.console.pages import (
 
 router = APIRouter(include_in_schema=False)
 # What is nowhere else comes last.
-for part in (login, assets, overview, outbox, inbox, letters, bulk_actions, topology, not_found):
+for part in (
+    *(login, assets, overview, outbox, inbox, letters, bulk_actions),
+    *(topology, events, not_found),
+):
     router.include_router(part.router)
