@@ -126,7 +126,7 @@ bench: setup $(BENCH)/.ready ## Measure beside bare limits and peers (QUICK=1 fo
 	@$(if $(QUICK)$(ONLY),,$(MAKE) --no-print-directory bench-page)
 
 bench-growth: setup ## Measure beside millions of rows, with long backlogs, and for the events of an hour
-	@$(BIN)/python -m benchmarks --only growth --rounds $(or $(ROUNDS),3) --note "$(NOTE)" \
+	@$(BIN)/python -m benchmarks --only growth --rounds $(or $(ROUNDS),3) --minutes 60 --note "$(NOTE)" \
 		$(if $(QUICK),--quick)
 	@$(if $(QUICK),,$(MAKE) --no-print-directory bench-page)
 

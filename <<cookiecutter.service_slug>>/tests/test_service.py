@@ -22,7 +22,7 @@ class Order(BaseModel):
 
 
 class Handler:
-    """A handler of `order.placed`: what it saw, and the errors that it is still to raise."""
+    """A handler of a type that no service has: what it saw, and what it is still to raise."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -44,7 +44,7 @@ def consumers(handler: Handler) -> Consumers:
     """In the place of the service's own handlers."""
     consumers = Consumers()
 
-    @consumers.on("order.placed")
+    @consumers.on("test.happened")
     async def handle(event: Event[Order]) -> None:
         await handler(event)
 
@@ -74,12 +74,12 @@ async def test_an_event_is_sent_when_its_transaction_is_committed_and_only_then(
     assert_published: Callable[..., Any],
     published: Published,
 ) -> None:
-    await bridge.publisher(session).publish("order.placed", {"id": 1})
+    await bridge.publisher(session).publish("test.happened", {"id": 1})
     await session.rollback()
-    await bridge.publisher(session).publish("order.placed", {"id": 2})
+    await bridge.publisher(session).publish("test.happened", {"id": 2})
     await session.commit()
 
-    await assert_published("order.placed", payload={"id": 2})
+    await assert_published("test.happened", payload={"id": 2})
     assert [event.payload["id"] for event in published] == [2]
 
 
@@ -90,17 +90,17 @@ async def test_what_is_published_while_nats_is_away_is_sent_when_it_is_back(
     assert_published: Callable[..., Any],
 ) -> None:
     mock_nats.stop()
-    await bridge.publisher(session).publish("order.placed", {"id": 1})
+    await bridge.publisher(session).publish("test.happened", {"id": 1})
     await session.commit()
     mock_nats.start()
 
-    await assert_published("order.placed", payload={"id": 1})
+    await assert_published("test.happened", payload={"id": 1})
 
 
 async def test_an_event_that_comes_twice_takes_effect_once(
     deliver: Deliver, handler: Handler
 ) -> None:
-    event = deliver.body("order.placed", {"id": 1})
+    event = deliver.body("test.happened", {"id": 1})
 
     assert (await deliver(event)).outcome is Outcome.PROCESSED
     assert (await deliver(event)).outcome is Outcome.DUPLICATE
@@ -112,7 +112,7 @@ async def test_an_event_whose_handler_fails_is_delivered_again(
 ) -> None:
     handler.errors = [Retry(delay=1)]
 
-    first = await deliver("order.placed", {"id": 1})
+    first = await deliver("test.happened", {"id": 1})
     second = await deliver.again(first)
 
     assert (first.outcome, second.outcome) == (Outcome.RETRIED, Outcome.PROCESSED)
@@ -124,8 +124,8 @@ async def test_a_poison_event_goes_to_the_dead_letters_and_blocks_nobody(
 ) -> None:
     handler.errors = [Unrecoverable("no such product")]
 
-    poison = await deliver("order.placed", {"id": 1})
-    after = await deliver("order.placed", {"id": 2})
+    poison = await deliver("test.happened", {"id": 1})
+    after = await deliver("test.happened", {"id": 2})
 
     assert (poison.outcome, poison.reason) == (Outcome.DEAD_LETTERED, "unrecoverable")
     assert after.processed

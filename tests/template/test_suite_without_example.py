@@ -16,6 +16,7 @@ HARD_TO_WRITE = (
 # What the choice of an example changes in a service's code and tests.
 OF_THE_EXAMPLE = {
     "app/consumers/customers.py",
+    "app/events/customers.py",
     "app/models.py",
     "app/routers/customers.py",
     "app/service.toml",

@@ -82,7 +82,9 @@ from __future__ import annotations
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from app.events.$module import $model
+from app.events.$module import (
+    $model,
+)
 from jetstream_bridge import Bridge
 from jetstream_bridge.testing import Published
 
@@ -92,7 +94,8 @@ TYPE = "$type"
 async def test_it_is_published_with_the_commit(
     bridge: Bridge, session: AsyncSession, published: Published
 ) -> None:
-    await bridge.publisher(session).publish($model(id="1"))
+    event = $model(id="1")
+    await bridge.publisher(session).publish(event)
     await session.commit()
     await published.assert_published(TYPE, resource_id="1", payload={"id": "1"})
 
@@ -100,7 +103,8 @@ async def test_it_is_published_with_the_commit(
 async def test_it_is_not_published_without_one(
     bridge: Bridge, session: AsyncSession, published: Published
 ) -> None:
-    await bridge.publisher(session).publish($model(id="1"))
+    event = $model(id="1")
+    await bridge.publisher(session).publish(event)
     await session.rollback()
     await published.assert_not_published(TYPE)
 ''')
