@@ -18,7 +18,7 @@ from tests.template.test_server_versions import VERSIONS
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OWN = ROOT / ".github/workflows/ci.yml"
 USES = re.compile(r"uses: (\S+)@(\S+)(?: # (v[\d.]+))?$", re.MULTILINE)
-CHECKS = {"lint", "audit", "test", "test-real", "check-migrations"}
+CHECKS = {"lint", "audit", "test", "test-real", "check-migrations", "check-contract"}
 
 
 @pytest.fixture(scope="module")
