@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.page import ROOT, fingerprint, latest
+from benchmarks.page import LATEST, ROOT, fingerprint, result_of
 from benchmarks.ratios import title
 
 IMAGES = ROOT / "docs" / "images"
@@ -70,7 +70,7 @@ def draw(file: str, result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    result = latest()
+    result = result_of(LATEST)
     for file in CHARTS:
         draw(file, result)
         print(f"written: docs/images/{file}")

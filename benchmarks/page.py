@@ -1,6 +1,6 @@
-"""`make bench-page`: the benchmark's part of docs/performance.md, from `results/latest.json`.
+"""`make bench-page`: the benchmark's parts of docs/performance.md, from `benchmarks/results`.
 
-What stands between the two marks is written here; what stands around them is written by hand.
+What stands between two marks is written here; what stands around them is written by hand.
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from typing import Any
 from benchmarks.ratios import RATIOS, TITLES, title
 
 ROOT = Path(__file__).resolve().parent.parent
-LATEST = ROOT / "benchmarks" / "results" / "latest.json"
+RESULTS = ROOT / "benchmarks" / "results"
+LATEST, GROWTH = "latest", "growth"  # the results that the page shows
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- written by `make bench-page` -->", "<!-- end of what it writes -->"
 
 
-def latest() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(LATEST.read_text(encoding="utf-8"))
+def result_of(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return the lines between which the section of a result stands."""
+    return f"<!-- from {name}.json, by `make bench-page` -->", f"<!-- end of {name}.json -->"
 
 
 def fingerprint(result: dict[str, Any]) -> str:
@@ -71,23 +76,28 @@ def _figures(result: dict[str, Any]) -> Iterable[str]:
 
 
 def _number(value: float, unit: str) -> str:
+    if unit == "times":
+        return f"{value:.2f}"
     return f"{value:,.1f}" if unit == "ms" else f"{value:,.0f}"
 
 
-def written(page: str, result: dict[str, Any]) -> str:
-    """Return `page` with the section of `result` between the marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
+def written(page: str, name: str, result: dict[str, Any]) -> str:
+    """Return `page` with the section of `result`, called `name`, between its marks."""
+    begin, end = marks(name)
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
         raise ValueError(
-            f"{PAGE.name} has no place for the benchmark: write the line {BEGIN!r} where its "
-            f"tables begin, and {END!r} where they end"
+            f"{PAGE.name} has no place for {name}.json: write the line {begin!r} where its "
+            f"tables begin, and {end!r} where they end"
         )
-    return f"{before}{BEGIN}\n\n{section(result)}\n\n{END}{after}"
+    return f"{before}{begin}\n\n{section(result)}\n\n{end}{after}"
 
 
 def main() -> None:
-    text = written(PAGE.read_text(encoding="utf-8"), latest())
+    text = PAGE.read_text(encoding="utf-8")
+    for name in (LATEST, GROWTH):
+        text = written(text, name, result_of(name))
     PAGE.write_text(text, encoding="utf-8")
     print(f"written: {PAGE.relative_to(ROOT)}")
 

@@ -1,4 +1,4 @@
-"""The benchmark's page shows its last result, and an interrupted run leaves nothing behind."""
+"""The benchmark's page shows its last results, and an interrupted run leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,11 +15,32 @@ import psutil
 import pytest
 
 from benchmarks.charts import CHARTS
-from benchmarks.page import BEGIN, END, LATEST, PAGE, fingerprint, latest, section, written
+from benchmarks.page import (
+    GROWTH,
+    LATEST,
+    PAGE,
+    RESULTS,
+    fingerprint,
+    marks,
+    result_of,
+    section,
+    written,
+)
 from benchmarks.ratios import RATIOS, TITLES, ratios, title
 from tests.template.baking import ROOT, clean_environment
 from tests.waiting import eventually
 
+REQUIRED_OF_GROWTH = {
+    "relay_slowdown_1m_sent",
+    "relay_slowdown_5m_sent",
+    "relay_slowdown_backlog_1m",
+    "consume_slowdown_5m_processed",
+    "consume_slowdown_backlog_1m",
+    "hour_relay_memory_growth",
+    "hour_worker_memory_growth",
+    "hour_outbox_growth",
+    "hour_inbox_growth",
+}
 REQUIRED = {
     "relay_vs_raw",
     "relay_hot_vs_raw",
@@ -40,14 +61,21 @@ REQUIRED = {
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    return latest()
+    return result_of(LATEST)
 
 
-def test_the_page_shows_the_last_result(result: dict[str, Any]) -> None:
+@pytest.fixture(scope="module", params=[LATEST, GROWTH])
+def name(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+def test_the_page_shows_the_last_result(name: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
-    shown = page.partition(BEGIN)[2].partition(END)[0].strip()
-    assert shown == section(result)
-    assert written(page, result) == page
+    begin, end = marks(name)
+    shown = page.partition(begin)[2].partition(end)[0].strip()
+    assert shown == section(result_of(name))
+    assert written(page, name, result_of(name)) == page
 
 
 def test_another_result_makes_another_page(result: dict[str, Any]) -> None:
@@ -58,7 +86,7 @@ def test_another_result_makes_another_page(result: dict[str, Any]) -> None:
 
 def test_a_page_without_the_marks_says_what_is_missing(result: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="write the line"):
-        written("# Performance\n", result)
+        written("# Performance\n", LATEST, result)
 
 
 def test_every_chart_was_drawn_from_the_last_result(result: dict[str, Any]) -> None:
@@ -68,29 +96,35 @@ def test_every_chart_was_drawn_from_the_last_result(result: dict[str, Any]) -> N
         assert fingerprint(result).encode() in (ROOT / "docs/images" / file).read_bytes(), file
 
 
-def test_the_ratios_are_those_of_the_medians(result: dict[str, Any]) -> None:
-    assert result["rounds"] >= 5 or result["note"]  # a run that had to end early says why
+def test_the_ratios_are_those_of_the_medians(name: str) -> None:
+    result = result_of(name)
     medians = {}
-    for name, measured in result["measurements"].items():
-        medians[name] = measured["median"]
-        assert len(measured["rounds"]) == result["rounds"]
+    for called, measured in result["measurements"].items():
+        medians[called] = measured["median"]
+        assert len(measured["rounds"]) == (1 if called.startswith("hour") else result["rounds"])
         assert measured["median"] == pytest.approx(statistics.median(measured["rounds"]), abs=0.01)
     assert result["ratios"] == ratios(medians)
-    assert set(result["ratios"]) == set(RATIOS)
-    assert set(medians) == set(TITLES)
+    assert all(title(called, result["sizes"]) for called in medians)
+
+
+def test_every_measurement_and_every_ratio_has_a_result(result: dict[str, Any]) -> None:
+    assert result["rounds"] >= 5 or result["note"]  # a run that had to end early says why
+    growth = result_of(GROWTH)
+    assert growth["rounds"] >= 3
+    assert set(result["ratios"]) | set(growth["ratios"]) == set(RATIOS)
+    assert set(result["measurements"]) | set(growth["measurements"]) == set(TITLES)
     assert set(result["ratios"]) >= REQUIRED
-    assert all(title(name, result["sizes"]) for name in medians)
+    assert set(growth["ratios"]) >= REQUIRED_OF_GROWTH
 
 
-def test_the_result_names_machine_versions_and_commit_and_no_host_or_path(
-    result: dict[str, Any],
-) -> None:
+def test_the_result_names_machine_versions_and_commit_and_no_host_or_path(name: str) -> None:
+    result = result_of(name)
     assert set(result["machine"]) == {"cpu", "cores", "system"}
     assert {"python", "nats-server", "postgresql", "nats-py", "asyncpg", "sqlalchemy"} < set(
         result["versions"]
     )
     assert re.fullmatch("[0-9a-f]{40}", result["commit"])  # and not -dirty
-    text = LATEST.read_text(encoding="utf-8")
+    text = (RESULTS / f"{name}.json").read_text(encoding="utf-8")
     assert not re.search(r'["\s](/|[A-Z]:\\)', text)
 
 
