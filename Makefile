@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 PACKAGE := --ignore tests/template
-PLAYWRIGHT := $(VENV)/.playwright
-LINTERS := $(VENV)/.linters
+HAS := $(VENV)/.has-
+SPELLED := README.md CHANGELOG.md SECURITY.md docs '<<cookiecutter.service_slug>>'
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 BENCH := .venv-bench
 
@@ -44,6 +44,17 @@ $(READY): pyproject.toml $(if $(wildcard $(BIN)/python),,missing)
 .PHONY: missing
 missing:
 
+# A dependency group, beside what all need. `browser` brings no browser: that is the machine's own, and
+# CHROMIUM=/path/to/it names another one.
+$(HAS)%: pyproject.toml | setup
+	@echo "Adding the group '$*' to $(VENV)"
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install --quiet --python $(BIN)/python --group $*; \
+	else \
+		$(PIP) --quiet 'pip>=25.1' && $(PIP) --quiet --group $*; \
+	fi
+	@touch $@
+
 # First what needs no server, then what mostly waits for one, then the template itself: whole files
 # there, since a file's tests share a service that takes a minute to make.
 test: setup ## Run every test: of the package, and of the template with its services
@@ -55,30 +66,11 @@ test: setup ## Run every test: of the package, and of the template with its serv
 test-offline: setup ## Run the package's tests that need no server, in a minute
 	@$(PYTEST) -m "not real" -n 2 --dist worksteal -p no:schemathesis $(PACKAGE)
 
-test-browser: setup $(PLAYWRIGHT) ## Work at the template's console in a Chromium of this machine
+test-browser: $(HAS)browser ## Work at the template's console in a Chromium of this machine
 	@$(PYTEST) -m browser tests/browser
 
-# It brings no browser: that is the machine's own, and CHROMIUM=/path/to/it names another one.
-$(PLAYWRIGHT): pyproject.toml | setup
-	@echo "Adding Playwright to $(VENV)"
-	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --python $(BIN)/python --group browser; \
-	else \
-		$(PIP) 'pip>=25.1' && $(PIP) --group browser; \
-	fi
-	@touch $@
-
-test-deployment: setup $(LINTERS) ## Check images, manifests and pipelines with linters and schemas
+test-deployment: $(HAS)deployment ## Check images, manifests and pipelines with linters and schemas
 	@$(PYTEST) -m deployment -p no:schemathesis tests/template
-
-$(LINTERS): pyproject.toml | setup
-	@echo "Adding linters to $(VENV)"
-	@if command -v uv >/dev/null 2>&1; then \
-		uv pip install --quiet --python $(BIN)/python --group deployment; \
-	else \
-		$(PIP) 'pip>=25.1' && $(PIP) --group deployment; \
-	fi
-	@touch $@
 
 test-alerts: setup ## Test the alerts with Prometheus' own promtool
 	@command -v promtool >/dev/null || { \
@@ -134,8 +126,12 @@ bench-page: setup $(BENCH)/.ready ## Write docs/performance.md's table and chart
 	@$(BIN)/python -m benchmarks.page
 	@$(BENCH)/bin/python -m benchmarks.charts
 
-docs: setup ## Write docs/configuration.md from the code
+docs: $(HAS)docs ## Write what is made from code, check spelling and links, build the site into site/
 	@$(BIN)/python docs/make_configuration.py
+	@$(BIN)/python docs/diagrams.py
+	@$(BIN)/codespell $(SPELLED)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html; its search wants a web server: $(BIN)/python -m http.server -d site"
 
 sizes: setup ## Say how large a service and the package are
 	@$(BIN)/python docs/sizes.py
