@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest
 PACKAGE := --ignore tests/template
 HAS := $(VENV)/.has-
-SPELLED := README.md CHANGELOG.md SECURITY.md docs '<<cookiecutter.service_slug>>'
+SPELLED := $(wildcard *.md) .github docs '<<cookiecutter.service_slug>>'
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 BENCH := .venv-bench
 
@@ -17,7 +17,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-offline test-browser test-alerts test-deployment search hostile coverage demo chaos \
-	crash-matrix bench bench-growth bench-page docs sizes wheel lint format
+	crash-matrix bench bench-growth bench-page docs sizes wheel release lint format
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; \
@@ -139,6 +139,9 @@ sizes: setup ## Say how large a service and the package are
 # Without isolation: hatchling is in .venv, so that a build asks no package index.
 wheel: setup ## Build the wheel of jetstream_bridge into dist/
 	@cd package && ../$(BIN)/python -m hatchling build --target wheel --directory ../dist
+
+release: setup ## Commit and tag a release: VERSION=0.3.0 (PUSH=1 pushes it); nothing else leaves this machine
+	@$(BIN)/python release.py "$(VERSION)" $(if $(PUSH),--push)
 
 lint: setup ## Check style and types, of the template too
 	@$(BIN)/ruff check .

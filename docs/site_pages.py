@@ -24,6 +24,8 @@ SERVICE = DOCS.parent / "<<cookiecutter.service_slug>>"
 METHODS = ("get", "post", "put", "patch", "delete")
 # What a link in a page means that leads out of the documentation: a file of the repository.
 OUTSIDE = "https://github.com/org/jetstream-service/blob/main/"
+BADGE = re.compile(r"^\[!\[.*\n", re.MULTILINE)  # a picture from elsewhere
+OTHER_FILE = re.compile(r"\]\(([A-Z]+\.md)\)")  # beside the README
 FOREIGN = re.compile(r"<(?:script|img|link|iframe)\b[^>]*?\b(?:src|href)=\"?(?:https?:)?//[^\" >]+")
 
 
@@ -42,8 +44,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def index() -> str:
     """The beginning: what the README says, with links from here."""
-    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    return text.replace("](docs/", "](").replace("](CHANGELOG.md)", f"]({OUTSIDE}CHANGELOG.md)")
+    text = BADGE.sub("", (DOCS.parent / "README.md").read_text(encoding="utf-8"))
+    return OTHER_FILE.sub(rf"]({OUTSIDE}\1)", text.replace("](docs/", "]("))
 
 
 def http() -> Iterator[str]:

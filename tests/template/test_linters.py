@@ -133,3 +133,10 @@ def test_each_of_them_finds_a_fault(
     folder.mkdir(parents=True)
     (folder / name).write_text(wrong, encoding="utf-8")
     assert run(program, *arguments, folder / name).returncode != 0
+
+
+def test_the_forms_of_this_repository_fit_their_schemas() -> None:
+    folder = ROOT / ".github/ISSUE_TEMPLATE"
+    for path in sorted(folder.glob("*.yml")):
+        kind = "issue-config" if path.name == "config.yml" else "issue-forms"
+        passes("check-jsonschema", "--builtin-schema", f"vendor.github-{kind}", path)

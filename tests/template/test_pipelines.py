@@ -17,6 +17,7 @@ from tests.template.test_server_versions import VERSIONS
 
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 OWN = ROOT / ".github/workflows/ci.yml"
+RELEASE = ROOT / ".github/workflows/release.yml"
 USES = re.compile(r"uses: (\S+)@(\S+)(?: # (v[\d.]+))?$", re.MULTILINE)
 CHECKS = {"lint", "audit", "test", "test-real", "check-migrations", "check-contract"}
 
@@ -64,24 +65,31 @@ def targets(folder: Path) -> set[str]:
 
 def test_every_action_is_pinned_to_a_commit_and_the_same_everywhere(service: Path) -> None:
     found: dict[str, set[tuple[str, str]]] = {}
-    for path in (OWN, service / ".github/workflows/ci.yml"):
+    for path in (OWN, RELEASE, service / ".github/workflows/ci.yml"):
         for action, commit, version in USES.findall(path.read_text(encoding="utf-8")):
             assert re.fullmatch(r"[0-9a-f]{40}", commit), f"{action}@{commit}"
             assert version, f"{action} names no version"
             found.setdefault(action, set()).add((commit, version))
-    assert found.keys() == {"actions/checkout", "actions/setup-python", "actions/upload-artifact"}
+    assert found.keys() == {
+        "actions/checkout",
+        "actions/download-artifact",
+        "actions/setup-python",
+        "actions/upload-artifact",
+        "pypa/gh-action-pypi-publish",
+    }
     assert all(len(pins) == 1 for pins in found.values()), found
 
 
-def test_every_job_has_a_limit_and_only_one_may_write(service: Path) -> None:
-    for path in (OWN, service / ".github/workflows/ci.yml"):
+def test_every_job_has_a_limit_and_only_those_that_publish_may_write(service: Path) -> None:
+    writers = {OWN: set(), RELEASE: {"pypi", "notes"}}
+    for path in (OWN, RELEASE, service / ".github/workflows/ci.yml"):
         workflow = read(path)
         assert workflow["permissions"] == {"contents": "read"}
         for job in workflow["jobs"].values():
             assert job["timeout-minutes"] <= 120
         rights = {name: job.get("permissions") for name, job in workflow["jobs"].items()}
         writing = {name for name, right in rights.items() if "write" in str(right)}
-        assert writing == ({"publish"} if path != OWN else set())
+        assert writing == writers.get(path, {"publish"})
 
 
 def test_both_pipelines_of_a_service_check_the_same(service: Path, on_gitlab: Path) -> None:
@@ -113,6 +121,9 @@ def test_without_an_image_no_pipeline_builds_one(tmp_path: Path) -> None:
 
 def test_this_repository_is_tested_on_every_version_that_it_promises() -> None:
     jobs = read(OWN)["jobs"]
+    nats = [version.rpartition(".")[0] for version in jobs["nats"]["strategy"]["matrix"]["nats"]]
+    promised = f"Python {PYTHONS[0]} to {PYTHONS[-1]} · nats-server {nats[0]} to {nats[-1]} · "
+    assert f"\n{promised}PostgreSQL and SQLite · MIT\n" in (ROOT / "README.md").read_text("utf-8")
     assert jobs["package"]["strategy"]["matrix"]["python"] == PYTHONS
     *older, newest = jobs["nats"]["strategy"]["matrix"]["nats"]
     assert tuple(older) == VERSIONS
