@@ -72,10 +72,10 @@ test-browser: $(HAS)browser ## Work at the template's console in a Chromium of t
 test-deployment: $(HAS)deployment ## Check images, manifests and pipelines with linters and schemas
 	@$(PYTEST) -m deployment -p no:schemathesis tests/template
 
-test-alerts: setup ## Test the alerts with Prometheus' own promtool
-	@command -v promtool >/dev/null || { \
-		echo "promtool is needed, of Prometheus (Debian: apt-get install prometheus)" >&2; exit 1; }
-	@$(PYTEST) tests/template/test_monitoring.py
+test-alerts: setup ## Test alerts and dashboard with Prometheus' promtool, and with a Prometheus beside two services
+	@command -v promtool >/dev/null && command -v prometheus >/dev/null || { \
+		echo "prometheus and promtool are needed (Debian: apt-get install prometheus)" >&2; exit 1; }
+	@$(PYTEST) -p no:randomly tests/template/test_monitoring.py tests/template/test_prometheus.py
 
 search: setup ## Compare mock and NATS over new random histories, and fuzz the API, for a long time
 	@HYPOTHESIS_PROFILE=search $(PYTEST) --timeout 0 tests/contract/test_same_states.py tests/fuzz

@@ -70,11 +70,12 @@ def test_where_none_can_be_had_it_says_why(
     assert len(said.splitlines()) == 1
 
 
-def test_with_promtool_the_alerts_are_tested(tmp_path: Path) -> None:
-    assert run(tmp_path, "alerts", make=NOTED, promtool=NOTED) == "make test-alerts\n"
+def test_with_prometheus_the_alerts_are_tested(tmp_path: Path) -> None:
+    said = run(tmp_path, "alerts", make=NOTED, promtool=NOTED, prometheus=NOTED)
+    assert said == "make test-alerts\n"
 
 
-def test_promtool_is_taken_out_of_debians_package(tmp_path: Path) -> None:
+def test_prometheus_is_taken_out_of_debians_package(tmp_path: Path) -> None:
     brings = '#!/bin/sh\necho "{name} $*"\n: > prometheus_1.deb\n'
     said = run(tmp_path, "alerts", make=NOTED, apt_get=brings, dpkg_deb=NOTED).splitlines()
     assert [line.split(" /")[0] for line in said] == [
@@ -91,9 +92,9 @@ def test_promtool_is_taken_out_of_debians_package(tmp_path: Path) -> None:
         ({"apt_get": FAILS}, "apt-get could not bring"),
     ],
 )
-def test_where_promtool_cannot_be_had_it_says_why(
+def test_where_prometheus_cannot_be_had_it_says_why(
     tmp_path: Path, programs: dict[str, str], reason: str
 ) -> None:
     said = run(tmp_path, "alerts", make=NOTED, **programs)
-    assert said.startswith("The alerts' unit tests did not run: ")
+    assert said.startswith("The tests with Prometheus did not run: ")
     assert reason in said

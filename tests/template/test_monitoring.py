@@ -16,6 +16,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from jetstream_bridge.inbox.middleware.metrics import END_TO_END_BUCKETS
+from jetstream_bridge.outbox.metrics import DELIVERY_BUCKETS
 from tests.template.baking import ROOT, TEMPLATE
 from tests.template.on_the_mock import body_of, eventually, make_event, migrated, processes
 
@@ -32,6 +34,9 @@ RULES: list[dict[str, Any]] = [
     for group in yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
     for rule in group["rules"]
 ]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+RECORDED = {rule["record"]: {"app", "env", "slo"} for rule in RULES if "record" in rule}
+RECORDED["bridge:slo_error_budget"] = {"slo"}
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text(encoding="utf-8"))
 PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
 
@@ -71,7 +76,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> Exposed:
 
 def expressions() -> Iterator[tuple[str, str]]:
     for rule in RULES:
-        yield rule["alert"], rule["expr"]
+        yield rule.get("alert") or rule["record"], rule["expr"]
     for panel in PANELS:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"].replace("$__rate_interval", "5m")
@@ -114,7 +119,7 @@ def grouping(expression: promql.Expr) -> set[str]:
 def faults(text: str, exposed: Exposed) -> list[str]:
     """What an expression names that no process exports."""
     expression = promql.parse(text)
-    known = exposed | OF_PROMETHEUS
+    known = exposed | OF_PROMETHEUS | RECORDED
     found: list[str] = []
     there = set(TARGET)
     for selector in selectors(expression):
@@ -158,7 +163,8 @@ def test_every_metric_that_is_promised_is_exported_with_its_labels(exposed: Expo
 def test_each_expression_names_metrics_and_labels_that_exist(exposed: Exposed) -> None:
     everywhere = [*expressions(), ("KEDA", scaling())]
     assert "(bridge_consumer_lag >= 0)" in scaling()  # NaN, which is not known, is no number
-    assert all(selectors(promql.parse(text)) for _, text in everywhere)
+    for where, text in everywhere:
+        assert selectors(promql.parse(text)) or where == "bridge:slo_error_budget", where
     wrong = [(where, fault) for where, text in everywhere for fault in faults(text, exposed)]
     assert wrong == []
 
@@ -180,9 +186,9 @@ def test_every_metric_is_on_the_dashboard_and_in_the_handbook(exposed: Exposed) 
 
 def test_each_alert_says_how_bad_it_is_and_where_to_read_on() -> None:
     headings = {heading.lower() for heading in re.findall(r"^### (.+)$", OPERATIONS, re.MULTILINE)}
-    names = [rule["alert"] for rule in RULES]
+    names = [rule["alert"] for rule in ALERTS]
     assert len(set(names)) == len(names) > 8
-    for rule in RULES:
+    for rule in ALERTS:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert "$labels.app" in rule["annotations"]["summary"]
         assert rule["annotations"]["description"]
@@ -209,7 +215,8 @@ def test_the_dashboard_can_be_imported() -> None:
         taken |= cells
         for target in panel.get("targets", ()):
             assert target["datasource"]["uid"] == panel["datasource"]["uid"] == "${datasource}"
-            assert '{instance=~"$instance"}' in target["expr"]
+            ours = ('{instance=~"$instance"}', '{app="$app", env="$environment"}')
+            assert any(chosen in target["expr"] for chosen in ours)
 
 
 def test_the_rules_fit_the_prometheus_operator_as_the_readme_says(tmp_path: Path) -> None:
@@ -239,6 +246,19 @@ def test_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_each_objective_has_a_budget_and_each_window_of_the_alerts() -> None:
+    """And a bucket where its limit is, without which the rate would be a guess."""
+    slos: dict[str, set[str]] = {name: set() for name in ("delivery", "handling", "dead_letters")}
+    for rule in RULES:
+        if "record" in rule:
+            slos[rule["labels"]["slo"]].add(rule["record"])
+    assert all(found == set(RECORDED) for found in slos.values())
+    asked = {name for rule in ALERTS for name in re.findall(r"bridge:[a-z_0-9:]+", rule["expr"])}
+    assert asked == set(RECORDED)
+    assert 5 in DELIVERY_BUCKETS
+    assert 30 in END_TO_END_BUCKETS
+
+
 def test_each_alert_has_a_unit_test() -> None:
     text = (UNIT_TESTS).read_text(encoding="utf-8")
     fired = {
@@ -247,4 +267,4 @@ def test_each_alert_has_a_unit_test() -> None:
         for check in test["alert_rule_test"]
         if check["exp_alerts"]
     }
-    assert fired == {rule["alert"] for rule in RULES}
+    assert fired == {rule["alert"] for rule in ALERTS}

@@ -21,7 +21,7 @@ from jetstream_bridge.outbox.chains import Chain
 from jetstream_bridge.outbox.settlement import Settlement
 
 _PUBLISH_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
-_DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+DELIVERY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 # What became of an event. `refused` comes again, `failed` does not. `unavailable` is an outage,
 # which counts once for each of the relay's claims that it ended, and without the outbox once for
@@ -81,7 +81,7 @@ class PublishMetrics:
         self.delivery_seconds = BatchHistogram(
             "bridge_delivery_seconds",
             "From writing an event into the outbox to the stream's acknowledgement",
-            _DELIVERY_BUCKETS,
+            DELIVERY_BUCKETS,
         )
         registry.register(self.publish_seconds)
         registry.register(self.delivery_seconds)

@@ -20,7 +20,7 @@ from jetstream_bridge.events.event import Event
 from jetstream_bridge.inbox.middleware.ended import Ended
 
 _HANDLER_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_END_TO_END_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
+END_TO_END_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200, 86400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def _collectors(registry: CollectorRegistry) -> _Collectors:
             "bridge_end_to_end_seconds",
             "From when an event occurred, in whole seconds, until its effect was committed",
             registry=registry,
-            buckets=_END_TO_END_BUCKETS,
+            buckets=END_TO_END_BUCKETS,
         ),
     )
 
