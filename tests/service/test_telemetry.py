@@ -135,7 +135,7 @@ async def test_a_collector_that_hangs_does_not_keep_a_process_from_stopping(
             return answered.wait(10)
 
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", Provider())
-    monkeypatch.setattr(telemetry, "_FLUSH_WITHIN", 0.05)
+    monkeypatch.setattr(telemetry, "FLUSH_WITHIN", 0.05)
     began = time.monotonic()
     with structlog.testing.capture_logs() as logged:
         await telemetry.flush_spans()

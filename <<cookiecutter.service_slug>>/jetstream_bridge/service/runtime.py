@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -35,7 +36,10 @@ from jetstream_bridge.service.resources import OpenResources
 from jetstream_bridge.service.schema import pending_migrations
 from jetstream_bridge.service.settings import BridgeSettings
 from jetstream_bridge.service.shutdown import Shutdown
-from jetstream_bridge.service.telemetry import flush_spans
+from jetstream_bridge.service.telemetry import FLUSH_WITHIN, flush_spans, otlp_metrics
+
+if TYPE_CHECKING:
+    from jetstream_bridge.service.otlp_metrics import OtlpMetrics
 
 _CLOSE_DATABASE = 3.0  # seconds
 
@@ -68,6 +72,10 @@ class Runtime:
         app.state.resources = self.resources
         app.state.events = self.events
 
+    async def refresh_gauges(self) -> None:
+        """Bring what is read and not counted up to date, as of five seconds ago or later."""
+        await asyncio.gather(self.queues.refresh(), self.readiness.refresh())
+
     async def stop(self, grace: float) -> None:
         """Stop the bridge within `grace` seconds and a few, and give up what is still asked."""
         await asyncio.gather(
@@ -99,6 +107,7 @@ async def running(
     database = extensions.open_database(settings)
     resources = extensions.given(settings, database)
     runtime: Runtime | None = None
+    exported: OtlpMetrics | None = None
     try:
         with shutdown.cancelling():
             await extensions.open(resources)
@@ -117,6 +126,9 @@ async def running(
         runtime = _runtime(settings, database, bridge, resources, extensions, events)
         shutdown.running = bridge.running
         await bridge.__aenter__()
+        exported = otlp_metrics(settings, runtime.refresh_gauges)
+        if exported is not None:
+            exported.start()
         yield runtime
     finally:
         with shutdown.bounded():
@@ -124,6 +136,8 @@ async def running(
                 await runtime.stop(shutdown.left)
             await resources.close()
             await _close(database)
+            if exported is not None:
+                await exported.close(within=FLUSH_WITHIN)
             await flush_spans()
 
 
