@@ -1,7 +1,8 @@
 """Makes a release: `make release VERSION=0.3.0`.
 
 One commit with the version in every place that has it, and one annotated tag with the changes.
-Nothing leaves this machine before somebody pushes the tag; the pipeline then publishes the wheel.
+Nothing leaves this machine before somebody pushes the tag; the pipeline then publishes the wheel,
+and the changes, which `python release.py 0.3.0 --notes` prints. It needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,25 +41,37 @@ class RefusedError(Exception):
 def release(version: str, *, checks: tuple[str, ...], push: bool, root: Path = ROOT) -> str:
     """Check, write, commit and tag; return what to do next. Raises `RefusedError`."""
     look(version, root)
-    before = {name: read(root, name) for name in (*PLACES, CHANGELOG)}
-    texts = written(version, before)
-    for name, text in texts.items():
-        (root / name).write_text(text, encoding="utf-8")
+    texts = written(version, {name: read(root, name) for name in (*PLACES, CHANGELOG)})
     try:
+        for name, text in texts.items():
+            (root / name).write_text(text, encoding="utf-8")
         for command in checks:
             check(command, root)
+        only(root, texts)
+        git(root, "commit", "--quiet", "--message", f"Release {version}", "--", *texts)
     except BaseException:
-        for name, text in before.items():
-            (root / name).write_text(text, encoding="utf-8")
+        git(root, "restore", "--staged", "--worktree", "--", *texts)
         raise
-    git(root, "add", "--", *texts)
-    git(root, "commit", "--quiet", "--message", f"Release {version}")
-    notes = changes(texts[CHANGELOG], version)
+    notes = f"{version}\n\n{changes(texts[CHANGELOG], version)}"
     git(root, "tag", "--annotate", f"v{version}", "--cleanup=verbatim", "--message", notes)
+    # Both or neither, and no other tag that lies about here.
+    publish = ("push", "--atomic", "origin", "main", f"v{version}")
     if push:
-        git(root, "push", "--follow-tags", "origin", "main")
+        git(root, *publish)
         return f"v{version} is pushed; the pipeline publishes it"
-    return f"v{version} is tagged here; publish it with: git push --follow-tags origin main"
+    return f"v{version} is tagged here; publish it with: git {' '.join(publish)}"
+
+
+def only(root: Path, texts: Collection[str]) -> None:
+    """Refuse what the checks have written beside the version: the tag would not have it."""
+    changed = (
+        git(root, "diff", "--name-only", "-z"),
+        git(root, "ls-files", "-zo", "--exclude-standard"),
+    )
+    if others := sorted({*"\0".join(changed).split("\0"), ""} - {*texts, ""}):
+        raise RefusedError(
+            f"the checks have written {', '.join(others)}; look at it, commit it and release again"
+        )
 
 
 def look(version: str, root: Path) -> None:
@@ -75,18 +89,25 @@ def look(version: str, root: Path) -> None:
     newest = max((numbers(tag.removeprefix("v")) for tag in tags), default=(0, 0, 0))
     if numbers(version) <= newest:
         raise RefusedError(f"{version} is not above {'.'.join(map(str, newest))}, the newest tag")
-    if not unreleased(read(root, CHANGELOG)).strip():
+    changelog, upgrading = read(root, CHANGELOG), read(root, UPGRADING)
+    if not unreleased(changelog).strip():
         raise RefusedError(f"{CHANGELOG} has nothing under Unreleased; say what has changed")
-    if "### Changed" in unreleased(read(root, CHANGELOG)) and not has_steps(version, root):
+    if missing := without_steps(entitled(changelog, version), upgrading):
         raise RefusedError(
-            f"{UPGRADING} has no section `## From … to {version}`, and {CHANGELOG} has changes; "
+            f"{UPGRADING} has no section `## From … to {missing[0]}`, and {CHANGELOG} has changes; "
             "say there what a team has to do, or that it is nothing"
         )
 
 
-def has_steps(version: str, root: Path) -> bool:
-    heading = rf"(?m)^## From \S+ to {re.escape(version)}$"
-    return re.search(heading, read(root, UPGRADING)) is not None
+def without_steps(changelog: str, upgrading: str) -> list[str]:
+    """Releases that change or remove something, for which no page says what a team has to do."""
+    steps = {*re.findall(r"(?m)^## From \S+ to (\S+)$", upgrading)}
+    return [
+        version
+        for version in re.findall(r"(?m)^## \[(\d\S*)\]", changelog)
+        if version not in steps
+        and re.search(r"(?m)^### (Changed|Removed)$", changes(changelog, version))
+    ]
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -106,9 +127,18 @@ def up_to_next(text: str) -> str:
 
 
 def changes(changelog: str, version: str) -> str:
-    """The section of a release, whose first line becomes the tag's."""
-    section = changelog.partition(f"## [{version}]")[2].partition("\n")[2]
-    return f"{version}\n\n{up_to_next(section).strip()}\n"
+    """The section of a release, without its heading."""
+    _, found, rest = changelog.partition(f"## [{version}]")
+    if not found:
+        raise RefusedError(f"{CHANGELOG} has no section `## [{version}] - date`")
+    _, _, section = rest.partition("\n")
+    return up_to_next(section).strip() + "\n"
+
+
+def entitled(changelog: str, version: str) -> str:
+    """The changelog with what is unreleased under the heading of today's release."""
+    heading = f"{NOTHING}\n## [{version}] - {datetime.now(UTC):%Y-%m-%d}\n"
+    return changelog.replace(NOTHING, heading, 1)
 
 
 def written(version: str, texts: dict[str, str]) -> dict[str, str]:
@@ -123,9 +153,7 @@ def written(version: str, texts: dict[str, str]) -> dict[str, str]:
             raise RefusedError(
                 f"{name} has no version ({pattern}); release.py says where it stands"
             )
-    today = f"{datetime.now(UTC):%Y-%m-%d}"
-    heading = f"{NOTHING}\n## [{version}] - {today}\n"
-    found[CHANGELOG] = texts[CHANGELOG].replace(NOTHING, heading, 1)
+    found[CHANGELOG] = entitled(texts[CHANGELOG], version)
     return found
 
 
@@ -153,9 +181,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make release", description=__doc__)
     parser.add_argument("version", help="like 0.3.0; the tag is v0.3.0")
     parser.add_argument("--push", action="store_true", help="push commit and tag")
+    parser.add_argument("--notes", action="store_true", help="print the changes of a release")
     given = parser.parse_args()
     try:
-        print(release(given.version, checks=CHECKS, push=given.push))
+        if given.notes:
+            print(changes(read(ROOT, CHANGELOG), given.version), end="")
+        else:
+            print(release(given.version, checks=CHECKS, push=given.push))
     except (RefusedError, subprocess.TimeoutExpired, OSError) as error:
         sys.exit(f"no release: {error}")
 

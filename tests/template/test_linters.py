@@ -119,6 +119,12 @@ def test_this_repository_s_own_pipeline_is_as_good() -> None:
             "service: {}\n",
         ),
         (
+            "check-jsonschema",
+            ["--builtin-schema", "vendor.github-issue-forms"],
+            "fault.yml",
+            "{name: a, description: b, body: [{type: text, attributes: {label: c}}]}\n",
+        ),
+        (
             "kubernetes-validate",
             ["--strict", "--kubernetes-version", KUBERNETES],
             "pod.yaml",
@@ -136,7 +142,8 @@ def test_each_of_them_finds_a_fault(
 
 
 def test_the_forms_of_this_repository_fit_their_schemas() -> None:
-    folder = ROOT / ".github/ISSUE_TEMPLATE"
-    for path in sorted(folder.glob("*.yml")):
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert [path.name for path in forms] == ["config.yml", "fault.yml", "wish.yml"]
+    for path in forms:
         kind = "issue-config" if path.name == "config.yml" else "issue-forms"
         passes("check-jsonschema", "--builtin-schema", f"vendor.github-{kind}", path)
