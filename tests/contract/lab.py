@@ -101,7 +101,7 @@ class Lab:
     ) -> Json:
         """Publish as a request; return the acknowledgement, which may be an error."""
         reply = await self.client.request(
-            subject, data.encode(), timeout=2, headers=dict(headers) if headers else None
+            subject, data.encode(), timeout=10, headers=dict(headers) if headers else None
         )
         answer: Json = json.loads(reply.data)
         return answer

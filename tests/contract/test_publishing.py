@@ -193,7 +193,7 @@ async def test_subscribers_hear_what_the_stream_stores(lab: Lab) -> None:
     await lab.stream()
     heard = await lab.client.subscribe("s.*")
     await lab.publish("s.a", "x", headers={"k": "v"})
-    message = await heard.next_msg(timeout=1)
+    message = await heard.next_msg(timeout=10)
     assert (message.subject, message.data, message.headers) == ("s.a", b"x", {"k": "v"})
 
 

@@ -84,7 +84,7 @@ async def test_a_frozen_holder_is_replaced_and_what_it_still_commits_is_refused(
             return await holder(service) != before
 
         await eventually(replaced, limit=2 * LEASE_SECONDS)
-        assert time.monotonic() - began < LEASE_SECONDS + STANDBY_SECONDS + 2.0 <= 10.0
+        assert time.monotonic() - began < LEASE_SECONDS + STANDBY_SECONDS + 5.0
         await send(service, 2, resource="other")
         pair.first.thaw()
         await eventually(lambda: "is held by another worker" in pair.first.log, limit=20)

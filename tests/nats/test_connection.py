@@ -71,7 +71,7 @@ async def test_starts_while_nats_is_down_and_connects_by_itself_later() -> None:
             with pytest.raises(NotConnectedError):
                 await connection.request("$JS.API.INFO", timeout=1)
             server.start()
-            await connection.wait_connected(5)
+            await connection.wait_connected(20)
             assert connection.state == "connected"
             assert connection.generation == 1
             assert connection.error is None
@@ -91,12 +91,12 @@ async def test_survives_a_restart_of_the_server_and_is_back_soon(
         await eventually(lambda: not watched.connection.connected)
         nats_server.start()
         began = time.monotonic()
-        await watched.connection.wait_connected(5)
-        assert time.monotonic() - began < 2
+        await watched.connection.wait_connected(30)
+        assert time.monotonic() - began < 6
         assert watched.connection.client is before
         await eventually(lambda: watched.connection.generation == 2)
         assert watched.events == [CONNECTED, DISCONNECTED, CONNECTED]
-        assert await watched.connection.probe() < 2
+        assert await watched.connection.probe() < 5
 
 
 async def test_goes_to_another_server_when_its_own_dies(
@@ -109,7 +109,7 @@ async def test_goes_to_another_server_when_its_own_dies(
         used = nats_server if client.connected_url.port == nats_server.port else other_server
         used.kill()
         await eventually(lambda: not watched.connection.connected)
-        client = await watched.connection.wait_connected(5)
+        client = await watched.connection.wait_connected(20)
         assert client.connected_url is not None
         assert client.connected_url.port != used.port
 
@@ -121,7 +121,7 @@ async def test_after_a_long_outage_a_new_client_takes_over(nats_server: NatsServ
         nats_server.kill()
         await eventually(lambda: "replaced" in (watched.connection.error or ""))
         nats_server.start()
-        assert await watched.connection.wait_connected(8) is not before
+        assert await watched.connection.wait_connected(20) is not before
         assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
 
 
@@ -149,7 +149,7 @@ async def test_a_payload_violation_ends_the_client_and_a_new_one_takes_over(
         assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
         assert watched.connection.client is not client
         assert watched.connection.generation == 2
-        assert await watched.connection.probe() < 2
+        assert await watched.connection.probe() < 5
 
 
 async def test_a_client_that_keeps_being_closed_is_replaced_with_growing_pauses(
@@ -158,7 +158,7 @@ async def test_a_client_that_keeps_being_closed_is_replaced_with_growing_pauses(
     async with connected(nats_server.url, timing=QUICK) as watched:
         began = time.monotonic()
         for _ in range(4):
-            client = await watched.connection.wait_connected(5)
+            client = await watched.connection.wait_connected(20)
             await client.publish("x", b"x" * (client.max_payload - 10), headers={"a": "b" * 100})
             await eventually(_no_longer(watched.connection, client))
         assert time.monotonic() - began > 0.2
@@ -173,7 +173,7 @@ async def test_rotated_credentials_end_the_client_and_restored_ones_bring_a_new_
             assert not watched.connection.connected
             assert watched.connection.failures() == []
             server.reload(users.format(password="first-secret"))
-            await watched.connection.wait_connected(8)
+            await watched.connection.wait_connected(20)
             assert watched.events == [CONNECTED, DISCONNECTED, REPLACED]
 
 
@@ -189,7 +189,7 @@ async def test_a_frozen_server_is_given_up_for_another_one(
         with pytest.raises(RequestTimeoutError):
             await watched.connection.request("$JS.API.INFO", timeout=0.2)
         await eventually(lambda: REPLACED in watched.events, limit=15)
-        client = await watched.connection.wait_connected(5)
+        client = await watched.connection.wait_connected(20)
         assert client.connected_url is not None
         assert client.connected_url.port != used.port
 
@@ -201,7 +201,7 @@ async def test_a_client_whose_read_loop_died_is_replaced(nats_server: NatsServer
         client._reading_task.cancel()
         await eventually(lambda: REPLACED in watched.events)
         assert client.is_closed
-        assert await watched.connection.probe() < 2
+        assert await watched.connection.probe() < 5
 
 
 async def test_an_idle_connection_keeps_its_client(nats_server: NatsServer) -> None:
@@ -227,7 +227,7 @@ async def test_a_raising_listener_harms_neither_the_others_nor_the_reconnect(
     watched = Watched(connection)
     await connection.start()
     try:
-        await connection.wait_connected(5)
+        await connection.wait_connected(20)
         nats_server.restart()
         await eventually(lambda: watched.events == [CONNECTED, DISCONNECTED, CONNECTED])
         assert "cannot stand disconnected" in caplog.text
@@ -250,7 +250,7 @@ async def test_a_restricted_user_asks_and_publishes_through_its_inbox_prefix() -
     config = restricted('"$JS.API.INFO", "orders.>"', '"_INBOX_orders.>"')
     with NatsServer(config=config) as server:
         async with connected(server.url, inbox_prefix="_INBOX_orders", **LOGIN) as watched:
-            answer = await watched.connection.request("$JS.API.INFO", timeout=2)
+            answer = await watched.connection.request("$JS.API.INFO", timeout=10)
             assert b'"streams"' in answer.data
 
 
@@ -262,11 +262,11 @@ async def test_a_refused_subject_fails_at_once_by_name() -> None:
             with pytest.raises(
                 PermissionDeniedError, match=r"publish on \$JS\.API\.STREAM\.NAMES;"
             ):
-                await watched.connection.request("$JS.API.STREAM.NAMES", timeout=5)
-            assert time.monotonic() - began < 2
+                await watched.connection.request("$JS.API.STREAM.NAMES", timeout=30)
+            assert time.monotonic() - began < 10
             assert watched.connection.denial("$JS.API.STREAM.NAMES") is not None
             assert watched.connection.denial("orders.created") is None
-            assert await watched.connection.probe() < 2
+            assert await watched.connection.probe() < 5
             assert watched.connection.connected
 
 
@@ -275,7 +275,7 @@ async def test_looking_after_the_connection_needs_no_right_at_all() -> None:
         async with connected(server.url, timing=QUICK, **LOGIN) as watched:
             client = client_of(watched)
             await eventually(lambda: client._pongs_received >= 10)
-            assert await watched.connection.probe() < 2
+            assert await watched.connection.probe() < 5
             assert watched.events == [CONNECTED]
             assert "Violation" not in server.log  # each refusal is a line there
 
@@ -288,8 +288,8 @@ async def test_an_answer_that_comes_after_its_time_harms_nothing(nats_server: Na
         with pytest.raises(RequestTimeoutError, match=r"no answer to a ping within 0\.2 s"):
             await watched.connection.probe(timeout=0.2)
         nats_server.resume()
-        assert await watched.connection.probe() < 2
-        assert await watched.connection.request("$JS.API.INFO", timeout=2)
+        assert await watched.connection.probe() < 5
+        assert await watched.connection.request("$JS.API.INFO", timeout=10)
         assert watched.connection.client is client
 
 
@@ -324,15 +324,15 @@ async def test_a_refused_inbox_is_told_and_works_once_it_is_granted() -> None:
             assert "subscribe to _INBOX" in (watched.connection.error or "")
             server.reload(restricted('">"', '"_INBOX.>"'))
             await eventually(lambda: REPLACED in watched.events)
-            await watched.connection.wait_connected(5)
-            await watched.connection.request("$JS.API.INFO", timeout=2)
+            await watched.connection.wait_connected(20)
+            await watched.connection.request("$JS.API.INFO", timeout=10)
 
 
 async def test_jetstream_switched_off_is_an_answer() -> None:
     with NatsServer(jetstream=False) as server:
         async with connected(server.url, timing=QUICK) as watched:
             with pytest.raises(NoRespondersError, match=r"\$JS\.API\.INFO"):
-                await watched.connection.request("$JS.API.INFO", timeout=2)
+                await watched.connection.request("$JS.API.INFO", timeout=10)
             client = client_of(watched)
             await eventually(lambda: client._pongs_received >= 8)
             assert watched.events == [CONNECTED]
@@ -352,7 +352,7 @@ async def test_close_is_bounded_with_unsent_data_on_a_frozen_server(
                 await asyncio.wait_for(client.publish("x", b"x" * 1_000_000), 0.05)
         began = time.monotonic()
         await watched.connection.close(timeout=1)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
         assert watched.connection.state == "closed"
 
 
@@ -371,7 +371,7 @@ async def test_close_is_bounded_while_a_server_accepts_and_says_nothing() -> Non
         await asyncio.wait_for(accepted.wait(), 10)
         began = time.monotonic()
         await watched.connection.close(timeout=1)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 6
 
 
 async def test_close_sends_what_was_published_before(nats_server: NatsServer) -> None:

@@ -111,7 +111,7 @@ async def test_a_client_that_cannot_send_what_it_has_is_given_up_with_all_its_ta
         await eventually(lambda: not watched.connection.connected)
     task = subscription._wait_for_msgs_task
     assert task is not None
-    await eventually(task.done, limit=1)
+    await eventually(task.done)
 
 
 async def test_a_restart_keeps_the_client_and_is_announced(broker: Broker) -> None:

@@ -78,7 +78,7 @@ def login(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Login]:
 
 async def test_the_right_login_is_let_in_and_uses_jetstream(login: Login) -> None:
     async with connected(login.url, **login.right) as watched:
-        answer = await watched.connection.request("$JS.API.INFO", timeout=2)
+        answer = await watched.connection.request("$JS.API.INFO", timeout=10)
         assert b'"error"' not in answer.data
 
 
@@ -145,10 +145,10 @@ async def test_a_credentials_file_that_expires_is_read_anew_while_all_goes_on(
             refused = ("NATS refuses the login", "credentials have expired")
             await eventually(lambda: (watched.connection.error or "").startswith(refused))
             file.write_text(operator.credentials())
-            client = await watched.connection.wait_connected(8)
+            client = await watched.connection.wait_connected(20)
             assert watched.events[:2] == [CONNECTED, DISCONNECTED]
             assert watched.events[-1] is REPLACED
-            await watched.connection.request("$JS.API.INFO", timeout=2)
+            await watched.connection.request("$JS.API.INFO", timeout=10)
             assert watched.connection.client is client
 
 
@@ -160,9 +160,9 @@ async def test_the_rights_of_a_credentials_file_are_those_of_its_token(tmp_path:
     with NatsServer(config=operator.server_config) as server:
         options: dict[str, Any] = {"creds_file": str(file), "inbox_prefix": "_INBOX_orders"}
         async with connected(server.url, **options) as watched:
-            await watched.connection.request("$JS.API.INFO", timeout=2)
+            await watched.connection.request("$JS.API.INFO", timeout=10)
             with pytest.raises(PermissionDeniedError, match=r"\$JS\.API\.STREAM\.NAMES"):
-                await watched.connection.request("$JS.API.STREAM.NAMES", timeout=2)
+                await watched.connection.request("$JS.API.STREAM.NAMES", timeout=10)
 
 
 # --- TLS
@@ -212,7 +212,7 @@ async def test_a_client_certificate_can_be_the_login(certificates: Certificates)
             "tls_key": str(certificates.client_key),
         }
         async with connected(tls_url(server), **options) as watched:
-            await watched.connection.request("$JS.API.INFO", timeout=2)
+            await watched.connection.request("$JS.API.INFO", timeout=10)
 
 
 @pytest.mark.parametrize("authority", ["another", "the system's"])
@@ -223,11 +223,11 @@ async def test_an_untrusted_certificate_is_told_and_hangs_nothing(
     options: dict[str, Any] = other if authority == "another" else {}
     with NatsServer(config=certificates.server_config()) as server:
         async with connected(tls_url(server), wait=False, **options) as watched:
-            await eventually(lambda: "not trusted" in (watched.connection.error or ""), limit=3)
+            await eventually(lambda: "not trusted" in (watched.connection.error or ""))
             assert "see NATS_TLS_CA" in (watched.connection.error or "")
             began = time.monotonic()
             await watched.connection.close(timeout=2)
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 6
 
 
 async def test_a_certificate_for_another_host_is_told(tmp_path: Path) -> None:

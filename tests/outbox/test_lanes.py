@@ -132,7 +132,7 @@ async def test_pausing_does_not_wait_for_a_relay_that_holds_its_lanes(postgres_u
         await fill(engine, 3, resources=3)
         async with lanes_of(engine, transaction_limit=30).claim(10, MUCH) as claim:
             assert len(claimed(claim)) == 3
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(10):
                 await OutboxPause(engine).pause()
 
 

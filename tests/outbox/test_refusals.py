@@ -98,7 +98,7 @@ async def test_a_ping_says_how_long_the_server_takes(nats: MockBroker, sessions:
     with pytest.raises(NotConnectedError):
         await bridge.connection.probe()
     async with bridge:
-        await bridge.connection.wait_connected(5)
+        await bridge.connection.wait_connected(20)
         client = bridge.connection.client
         assert await bridge.connection.probe() >= 0
         nats.server.faults.slow("3s")
@@ -114,7 +114,7 @@ async def test_a_server_that_falls_silent_gets_a_new_client(
     nats: MockBroker, sessions: Sessions
 ) -> None:
     async with orders(nats, sessions) as bridge:
-        client = await bridge.connection.wait_connected(5)
+        client = await bridge.connection.wait_connected(20)
         nats.server.faults.slow("1h")
         await eventually(
             lambda: "no answer to 3 probes" in (bridge.connection.error or ""), limit=60

@@ -427,7 +427,7 @@ async def test_draining_costs_few_statements(
         bridge = relaying(config(broker.url), sessions, broker)
         async with bridge:
             await eventually(lambda: bridge.topology.problem is None)
-            await bridge.connection.wait_connected(5)
+            await bridge.connection.wait_connected(20)
             counted = count_outbox_statements(engine)
             await enqueue(engine, many(number, resources=number), subject=SUBJECT)
             await eventually(all_sent(engine, number))

@@ -119,7 +119,7 @@ async def test_a_read_does_not_wait_for_a_writer(
     async with database.sessions() as writer:
         writer.add(_lease("a"))
         await writer.flush()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             response = await client.get("/rows")
 
     assert response.json() == []

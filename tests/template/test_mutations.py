@@ -104,7 +104,7 @@ MUTATIONS = (
         "                return False\n",
         "        for note in await self._notes.stale():\n",
         "tests/outbox/test_unconfirmed.py"
-        "::test_what_a_dead_relay_sent_is_looked_for_before_anything_is_sent",
+        "::test_what_a_dead_relay_sent_is_looked_for_before_anything_is_sent[sqlite-mock]",
     ),
     Mutation(
         "a relay forgets what it could not mark",
@@ -112,14 +112,14 @@ MUTATIONS = (
         "        self._unsettled.update(sent)\n",
         "",
         "tests/outbox/test_unconfirmed.py"
-        "::test_a_relay_remembers_what_it_sent_while_the_database_was_away",
+        "::test_a_relay_remembers_what_it_sent_while_the_database_was_away[sqlite-mock]",
     ),
     Mutation(
         "a claim lasts as long as its longest chain",
         "jetstream_bridge/outbox/rounds.py",
         "TURNS_BUDGET = 0.25",
         "TURNS_BUDGET = 5.0",
-        "tests/outbox/test_chains.py::test_a_hot_resource_does_not_delay_its_own_lane",
+        "tests/outbox/test_chains.py::test_a_hot_resource_does_not_delay_its_own_lane[sqlite-mock]",
     ),
     Mutation(
         "two relays take the same lanes of PostgreSQL",
@@ -179,12 +179,16 @@ def run_tests(template: Path, *tests: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def template(tmp_path: Path) -> Path:
-    """A copy of what its tests need."""
+    """A copy of what its tests need.
+
+    What was compiled is copied too, with the times of the sources: only what is mutated is
+    compiled anew, and `run_tests` leaves nothing of it behind.
+    """
     copy = tmp_path / "repository"
-    skipped = shutil.ignore_patterns("__pycache__", ".*", "_*cookiecutter*")
+    skipped = shutil.ignore_patterns(".*", "_*cookiecutter*")
     for folder in ("app", "jetstream_bridge", "migrations"):
         shutil.copytree(TEMPLATE / folder, copy / TEMPLATE.name / folder, ignore=skipped)
-    of_the_package = shutil.ignore_patterns("__pycache__", "template")
+    of_the_package = shutil.ignore_patterns("template")
     shutil.copytree(ROOT / "tests", copy / "tests", ignore=of_the_package)
     shutil.copy(ROOT / "pyproject.toml", copy)
     return copy

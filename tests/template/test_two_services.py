@@ -250,7 +250,7 @@ def test_an_error_is_logged_without_any_values_and_holds_up_nobody(
     log = orders.service.api.log_file.read_text(errors="replace")
     assert "IntegrityError" in log
     assert "locals" not in log, "values of variables may be personal, or secret"
-    assert took < 1.5  # seconds
+    assert took < 5  # seconds
 
 
 def test_a_worker_that_is_told_to_stop_ends_with_status_0_and_loses_nothing(

@@ -150,7 +150,7 @@ async def connected(config: BridgeConfig) -> AsyncIterator[Connection]:
     connection = Connection(config.connection, name="test", inbox_prefix=inbox_prefix(config))
     await connection.start()
     try:
-        await connection.wait_connected(5)
+        await connection.wait_connected(20)
         yield connection
     finally:
         await connection.close(timeout=2)
@@ -398,7 +398,7 @@ async def test_an_operator_reads_replays_and_removes_letters_with_the_admin_righ
         await js.publish("test.orders.sync.dlq", b"{}")
         async with connected(settings) as connection:
             for subject, body in requests.items():
-                asking = connection.request(subject, json.dumps(body).encode(), timeout=2)
+                asking = connection.request(subject, json.dumps(body).encode(), timeout=10)
                 if rights is binding:
                     with pytest.raises(PermissionDeniedError):
                         await asking

@@ -66,19 +66,19 @@ class Service:
         return [s for s in self.asked if any(w in s for w in ("CREATE", "UPDATE", "DELETE"))]
 
     async def publish(self, subject: str) -> dict[str, Any]:
-        answer = await self.connection.request(subject, b"{}", timeout=2)
+        answer = await self.connection.request(subject, b"{}", timeout=10)
         acknowledged: dict[str, Any] = json.loads(answer.data)
         return acknowledged
 
     async def pull_one(self, durable: str, *, ack: bool = False) -> None:
         """Have one message delivered, and acknowledge it if `ack`."""
-        client = await self.connection.wait_connected(5)
+        client = await self.connection.wait_connected(20)
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
         await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{durable}", b"1", reply=inbox)
-        message = await subscription.next_msg(2)
+        message = await subscription.next_msg(10)
         if ack:
-            await message.ack_sync(timeout=2)
+            await message.ack_sync(timeout=10)
 
 
 @contextlib.asynccontextmanager
@@ -733,7 +733,7 @@ async def test_without_a_connection_it_raises_and_can_be_called_again(
             await topology.ensure()
         assert time.monotonic() - began < 2
         broker.start()
-        await orders.connection.wait_connected(5)
+        await orders.connection.wait_connected(20)
         await topology.ensure()
         assert topology.problem is None
 
