@@ -18,6 +18,7 @@ import httpx
 
 from chaos.processes import Forked, Warm
 from chaos.proxy import Proxies, Proxy
+from demo import asking
 from demo.generating import clean_environment, generate
 from demo.servers import NatsServer, PostgresServer, free_port
 
@@ -44,7 +45,6 @@ _SETTINGS = {
     "LOG_FORMAT": "console",
 }
 _LIMIT = 60.0  # seconds
-_ANSWER = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Member:
     def readiness(self) -> str:
         """What it says about its readiness; empty when it is ready."""
         try:
-            answer = httpx.get(f"{self.url}/readyz", timeout=_ANSWER)
+            answer = asking.get(f"{self.url}/readyz")
         except httpx.TransportError as error:
             return f"no answer: {error!r}"
         return "" if answer.status_code == 200 else answer.text

@@ -19,6 +19,7 @@ from typing import Literal, Self
 
 import httpx
 
+from demo import asking
 from demo.generating import MARKS, clean_environment, generate
 from demo.processes import Process
 from demo.servers import NatsServer, PostgresServer, free_port
@@ -30,8 +31,7 @@ STREAM = f"{ENV}-jetstream-bridge-stream"
 _START_LIMIT = 60.0  # seconds; a busy machine needs several
 _STOP_LIMIT = 30.0  # seconds; a service ends itself by force before
 _MIGRATE_LIMIT = 60.0  # seconds
-_ANSWER = 5.0  # seconds
-_PAUSE = 0.01  # seconds between two looks
+_PAUSE = 0.05  # seconds between two looks, which take time from what they wait for
 
 
 class FailedError(Exception):
@@ -74,8 +74,7 @@ class Stream:
 
 def streams(monitor_url: str) -> list[Stream]:
     """All streams of the server whose monitoring answers at `monitor_url`."""
-    wanted = {"consumers": "true", "config": "true"}
-    answer = httpx.get(f"{monitor_url}/jsz", params=wanted, timeout=_ANSWER).json()
+    answer = asking.get(f"{monitor_url}/jsz", consumers="true", config="true").json()
     return [
         Stream(
             name=found["name"],
@@ -180,7 +179,7 @@ class Pair:
         def ready() -> bool:
             nonlocal answer
             with suppress(httpx.TransportError):
-                response = httpx.get(f"{url}/readyz", timeout=_ANSWER)
+                response = asking.get(f"{url}/readyz")
                 answer = response.text
                 return bool(response.json()["status"] == "ready")
             return False

@@ -49,3 +49,12 @@ def small_service(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ci="none",
         license="Proprietary",
     )
+
+
+@pytest.fixture(scope="session")
+def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What mypy knows of the packages that all services have: most of its time goes there.
+
+    A service's own files have the same names in each; mypy looks at their times and contents.
+    """
+    return tmp_path_factory.mktemp("mypy")

@@ -12,7 +12,7 @@ from tests.template.test_static import mypy, ruff
 PAGE = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
 
 
-def test_the_guide_can_be_followed(default_service: Path, tmp_path: Path) -> None:
+def test_the_guide_can_be_followed(default_service: Path, mypy_cache: Path, tmp_path: Path) -> None:
     service = tmp_path / "orders-service"
     shutil.copytree(default_service, service)
     guide = Guide(PAGE, service, "sqlite+aiosqlite:///./guide.db")
@@ -21,4 +21,4 @@ def test_the_guide_can_be_followed(default_service: Path, tmp_path: Path) -> Non
     assert " passed" in guide.said[-1]
     assert len(guide.written) == 6
     ruff(service, *guide.written)
-    mypy(service, tmp_path / "mypy", *guide.written)
+    mypy(service, mypy_cache, *guide.written)

@@ -102,12 +102,16 @@ async def is_ready(client: httpx.AsyncClient, address: str) -> bool:
 
 @pytest.mark.timeout(400)
 async def test_the_guide_can_be_followed_and_the_service_runs_with_fewer_rights(
-    default_service: Path, tmp_path: Path, postgres: PostgresServer, nats_server: NatsServer
+    default_service: Path,
+    mypy_cache: Path,
+    tmp_path: Path,
+    postgres: PostgresServer,
+    nats_server: NatsServer,
 ) -> None:
     owner = postgres.create_database("shop")
     guide = grown(default_service, tmp_path, postgres, owner)
     ruff(guide.service, *guide.written)
-    mypy(guide.service, tmp_path / "mypy", *guide.written)
+    mypy(guide.service, mypy_cache, *guide.written)
     assert "0 on their way\n" in guide.said
     assert any(said.startswith("fine: 4 published events") for said in guide.said)
 

@@ -18,7 +18,7 @@ LONGEST = "subscription.a-rather-long-name-of-something-that-was-so"
 
 @pytest.mark.parametrize("kind", ["default_service", "small_service"])
 def test_new_code_passes_the_checks_and_its_tests(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+    kind: str, mypy_cache: Path, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     service = tmp_path / "service"
     shutil.copytree(request.getfixturevalue(kind), service)
@@ -28,7 +28,7 @@ def test_new_code_passes_the_checks_and_its_tests(
         written += json.loads(said)["written"]
 
     ruff(service)
-    mypy(service, tmp_path / "mypy", *written)
+    mypy(service, mypy_cache, *written)
     passed = run(service, "-m", "pytest", "-q", "tests/consumers", "tests/events")
     assert "8 passed" in passed
     assert set(written) <= {str(path.relative_to(service)) for path in service.rglob("*.py")}

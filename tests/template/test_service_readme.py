@@ -72,10 +72,10 @@ def service(small_service: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return copy
 
 
-def test_the_code_of_the_readme_passes_the_checks(service: Path, tmp_path: Path) -> None:
+def test_the_code_of_the_readme_passes_the_checks(service: Path, mypy_cache: Path) -> None:
     new = service.glob("migrations/versions/*_invoices_and_payments.py")
     ruff(service, *blocks(service), *(str(path) for path in new))
-    mypy(service, tmp_path)
+    mypy(service, mypy_cache)
 
 
 def test_the_route_of_the_readme_writes_the_invoice_and_its_event(service: Path) -> None:

@@ -9,8 +9,6 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.template.baking import ROOT, TEMPLATE, clean_environment
 from tests.template.dependency_groups import group
 
@@ -38,21 +36,16 @@ def mypy(folder: Path, cache: Path, *targets: str) -> None:
     run(folder, "mypy", "--strict", "--cache-dir", str(cache), *targets)
 
 
-@pytest.fixture(scope="module")
-def mypy_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("mypy")
-
-
 def test_style_of_the_repository_and_the_template() -> None:
     ruff(ROOT)
 
 
 def test_types_of_the_repository(mypy_cache: Path) -> None:
-    mypy(ROOT, mypy_cache / "repository", ".")
+    mypy(ROOT, mypy_cache, ".")
 
 
 def test_types_of_the_template_where_it_stands(mypy_cache: Path) -> None:
-    mypy(TEMPLATE, mypy_cache / "template", "app", "jetstream_bridge", "migrations", "tests")
+    mypy(TEMPLATE, mypy_cache, "app", "jetstream_bridge", "migrations", "tests")
 
 
 def test_the_packages_layers_hold() -> None:
@@ -72,7 +65,7 @@ def test_the_packages_layers_hold() -> None:
 def test_style_and_types_of_a_small_service(small_service: Path, mypy_cache: Path) -> None:
     """Those of the default one are tested by its own `make lint`, in an environment of its own."""
     ruff(small_service)
-    mypy(small_service, mypy_cache / "service")
+    mypy(small_service, mypy_cache)
 
 
 def test_the_environment_of_the_repository_has_all_that_a_service_has() -> None:

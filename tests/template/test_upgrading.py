@@ -161,7 +161,7 @@ def names(service: Path) -> set[str]:
     return {name for name in kept if (service / name).exists()}
 
 
-def test_cruft_takes_a_service_of_0_1_0_to_today(tmp_path: Path) -> None:
+def test_cruft_takes_a_service_of_0_1_0_to_today(tmp_path: Path, mypy_cache: Path) -> None:
     template = old_template(tmp_path / "template")
     before = commit(template, "0.1.0")
     present_template(template)
@@ -204,7 +204,7 @@ def test_cruft_takes_a_service_of_0_1_0_to_today(tmp_path: Path) -> None:
     assert '"babel>=2.16"' in project.read_text(encoding="utf-8")
     assert "/greeting" in (service / "app/routers/customers.py").read_text(encoding="utf-8")
     check_service(service, tests=19)
-    mypy(service, tmp_path / "mypy")
+    mypy(service, mypy_cache)
     check_database(service, url)
 
 
