@@ -12,8 +12,9 @@ from jetstream_bridge.testing.real import RealClock, RealServer
 from jetstream_bridge.testing.server import MockServer
 
 # Seconds on the test's clock: the relay looks at least every second. Where that clock is the real
-# one, what comes after a reconnect may need longer on a busy machine.
-_LIMIT, _PATIENCE = 5.0, 30.0
+# one, what comes after a reconnect may need longer on a busy machine, and the whole time of what
+# does not come is waited for.
+_LIMIT, _REAL_LIMIT, _PATIENCE = 5.0, 2.0, 30.0
 _PAUSE = 0.1
 
 
@@ -77,7 +78,7 @@ class Published:
     ) -> None:
         """Give the relay the time that it needs, then fail if there is such an event."""
         wanted = {**fields, **({"payload": payload} if payload is not None else {})}
-        await self._clock.advance(_LIMIT)
+        await self._clock.advance(_REAL_LIMIT if isinstance(self._clock, RealClock) else _LIMIT)
         found = self._matching(type_, wanted)
         if found:
             listed = "\n".join(f"  {event}" for event in found)
