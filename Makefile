@@ -59,7 +59,7 @@ $(HAS)%: pyproject.toml | setup
 # there, since a file's tests share a service that takes a minute to make.
 test: setup ## Run every test: of the package, and of the template with its services
 	@$(PYTEST) -m "not real" -n 2 --dist worksteal -p no:schemathesis $(PACKAGE)
-	@$(PYTEST) -m "real and not browser" -n 5 --dist worksteal --durations=10 --durations-min=5 $(PACKAGE)
+	@$(PYTEST) -m "real and not browser" -n 4 --dist worksteal --durations=10 --durations-min=5 $(PACKAGE)
 	@$(PYTEST) -m "not deployment" -p no:randomly -n 3 --dist loadfile --no-loadscope-reorder --timeout 900 \
 		--durations=10 --durations-min=5 tests/template
 

@@ -18,7 +18,7 @@ from jetstream_bridge.testing.servers import NatsServer
 from tests.service.dev_runs import LIMIT, Machine, Run, Service
 
 pytestmark = pytest.mark.timeout(6 * LIMIT)
-_READY = "dev      | ready after"
+_READY = "dev      |   stop      Ctrl-C"  # the last line of what it says when all is ready
 
 
 class _Ports:

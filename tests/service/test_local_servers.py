@@ -23,7 +23,7 @@ from tests.service.dev_runs import LIMIT, Machine, machine
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(6 * LIMIT)]
-_READY = "dev      | ready after"
+_READY = "dev      |   stop      Ctrl-C"  # the last line of what it says when all is ready
 _ADA = {"name": "Ada", "email": "ada@example.org"}
 
 
