@@ -13,17 +13,24 @@ import pytest
 from tests.template.baking import bake
 
 _LONGEST = (
-    "test_generated_suites",
-    "test_crash_matrix",
     "test_two_services",
-    "test_mutations",
     "test_wheel",
-    "test_upgrading",
-    "test_static",
-    "test_suite_without_example",
-    "test_lost_servers",
-    "test_server_versions",
+    "test_image",
+    "test_mutations",
+    "test_generated_suites",
     "test_chaos",
+    "test_crash_matrix",
+    "test_upgrading",
+    "test_server_versions",
+    "test_docs_commands",
+    "test_lost_servers",
+    "test_docs_growing",
+    "test_bake_matrix",
+    "test_new_code",
+    "test_static",
+    "test_rebaking",
+    "test_suite_without_example",
+    "test_demo",
 )
 
 
