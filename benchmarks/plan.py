@@ -16,7 +16,6 @@ PARTS: dict[str, tuple[Measure, ...]] = {
     "consume": (
         m.consume_raw_batch,
         m.consume_raw_each,
-        m.consume_raw_sessions,
         m.consume,
         m.consume_batch_handler,
         m.consume_faststream,

@@ -19,7 +19,6 @@ TITLES = {
     "relay_open_snapshot": "relay, a snapshot older than {snapshot:,} sent rows",
     "consume_raw_batch": "bare consumer, batches of 500",
     "consume_raw_each": "bare consumer, a commit for each message, 32 at once",
-    "consume_raw_sessions": "bare consumer, a row through the session for each event, 200 at once",
     "consume": "worker, one row through the session for each event",
     "consume_batch_handler": "worker, batch handler, one insert for up to 100 events",
     "consume_faststream": "FastStream, a session for each message",
@@ -91,12 +90,6 @@ RATIOS: dict[str, Ratio] = {
     ),
     "consume_vs_raw_batch": Ratio(
         "consume", "consume_raw_batch", "at least 0.5", "worker to the bare batch limit"
-    ),
-    "consume_vs_raw_sessions": Ratio(
-        "consume",
-        "consume_raw_sessions",
-        "at least 0.5",
-        "worker to a bare consumer that writes through the session too",
     ),
     "consume_batch_handler_vs_raw_each": Ratio(
         "consume_batch_handler",
