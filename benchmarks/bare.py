@@ -14,10 +14,7 @@ import nats
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlmodel.ext.asyncio.session import AsyncSession
 
-from benchmarks.models import Work
 from benchmarks.work import (
     DURABLE,
     INBOX_TABLE,
@@ -31,7 +28,6 @@ from benchmarks.work import (
 )
 
 BATCH = 500  # messages of a fetch
-SESSION_BATCH = 200  # as a worker's transactions have at most
 AT_ONCE = 32  # connections, where each message has a transaction of its own
 
 _OUTBOX = (
@@ -112,41 +108,6 @@ async def _write(connection: asyncpg.Connection, messages: list[Msg]) -> None:
     )
 
 
-async def consume_sessions(database: str, server: str, number: int) -> None:
-    """As `consume_batches`, with a row through an SQLModel session for each event, 200 at once."""
-    engine = create_async_engine(database.replace("postgresql://", "postgresql+asyncpg://"))
-    sessions = async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
-    async with engine.begin() as connection:
-        for table in (INBOX_TABLE, WORK_TABLE):
-            await connection.exec_driver_sql(table)
-    client = await nats.connect(server)
-    pulled = await _subscribed(client.jetstream())
-    done = 0
-    while done < number:
-        messages = await pulled.fetch(SESSION_BATCH, timeout=5)
-        async with sessions() as session:
-            await _add(session, messages)
-            await session.commit()
-        for message in messages:
-            await message.ack()
-        done += len(messages)
-    await client.close()
-    await engine.dispose()
-
-
-async def _add(session: AsyncSession, messages: list[Msg]) -> None:
-    events = [json.loads(m.data) for m in messages]
-    raw = await (await session.connection()).get_raw_connection()
-    await raw.driver_connection.execute(  # type: ignore[union-attr]
-        _INBOX,
-        [e["event_id"] for e in events],
-        [m.subject for m in messages],
-        [m.data.decode() for m in messages],
-    )
-    for event in events:
-        session.add(Work(ref=event["event_id"], note=event["payload"]["note"]))
-
-
 async def consume_each(database: str, server: str, number: int) -> None:
     """A transaction for each message, 32 of them at once."""
     pool = await asyncpg.create_pool(database, min_size=AT_ONCE, max_size=AT_ONCE)
@@ -188,7 +149,6 @@ if __name__ == "__main__":
     loops: dict[str, Loop] = {
         "relay": relay,
         "consume_batches": consume_batches,
-        "consume_sessions": consume_sessions,
         "consume_each": consume_each,
     }
     run(loops)

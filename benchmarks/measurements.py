@@ -199,13 +199,6 @@ async def consume_raw_batch(stage: Stage, sizes: Sizes) -> Values:
         return {"consume_raw_batch": await written_rate(scene, sizes.consume)}
 
 
-async def consume_raw_sessions(stage: Stage, sizes: Sizes) -> Values:
-    async with stage.scene(None) as scene:
-        await _filled(scene, sizes.consume)
-        scene.bare("consume_sessions", sizes.consume)
-        return {"consume_raw_sessions": await written_rate(scene, sizes.consume)}
-
-
 async def consume_raw_each(stage: Stage, sizes: Sizes) -> Values:
     async with stage.scene(None) as scene:
         await _filled(scene, sizes.each)
