@@ -15,17 +15,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig
 
-from benchmarks.work import (
-    DURABLE,
-    INBOX_TABLE,
-    SUBJECT,
-    WORK_TABLE,
-    Acks,
-    Loop,
-    body,
-    event_id,
-    run,
-)
+from benchmarks.work import DURABLE, INBOX_TABLE, SUBJECT, WORK_TABLE, Acks, body, event_id, run
 
 BATCH = 500  # messages of a fetch
 AT_ONCE = 32  # connections, where each message has a transaction of its own
@@ -87,17 +77,12 @@ async def consume_batches(database: str, server: str, number: int) -> None:
     await connection.close()
 
 
-_INBOX = (
-    "INSERT INTO bench_inbox (event_id, subject, payload, status, processed_at) "
-    "SELECT *, 'processed', now() FROM unnest($1::text[], $2::text[], $3::jsonb[]) "
-    "ON CONFLICT DO NOTHING"
-)
-
-
 async def _write(connection: asyncpg.Connection, messages: list[Msg]) -> None:
     events = [json.loads(m.data) for m in messages]
     await connection.execute(
-        _INBOX,
+        "INSERT INTO bench_inbox (event_id, subject, payload, status, processed_at) "
+        "SELECT *, 'processed', now() FROM unnest($1::text[], $2::text[], $3::jsonb[]) "
+        "ON CONFLICT DO NOTHING",
         [e["event_id"] for e in events],
         [m.subject for m in messages],
         [m.data.decode() for m in messages],
@@ -146,9 +131,4 @@ async def _write_one(connection: asyncpg.Connection, message: Msg) -> None:
 
 
 if __name__ == "__main__":
-    loops: dict[str, Loop] = {
-        "relay": relay,
-        "consume_batches": consume_batches,
-        "consume_each": consume_each,
-    }
-    run(loops)
+    run({"relay": relay, "consume_batches": consume_batches, "consume_each": consume_each})

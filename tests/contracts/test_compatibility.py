@@ -271,6 +271,19 @@ CASES: dict[str, tuple[Schema, Schema, list[str], list[str]]] = {
         *({"allOf": [{"type": "integer"}, {"minimum": 1}]}, {**INT, "minimum": 1}),
         *([], []),
     ),
+    "all of, twice of one keyword": (
+        *(INT | {"minimum": 6}, {**INT, "minimum": 5, "allOf": [{"minimum": 10}]}),
+        *(["f: minimum was 6, and is 5 now"], ANY),
+    ),
+    "all of, twice of one keyword, and the same": (
+        *({**INT, "minimum": 5, "allOf": [{"minimum": 10}]},) * 2,
+        *([], []),
+    ),
+    "all of, fields in each": (
+        record("a", a=TEXT),
+        {"allOf": [record("a", a=TEXT), record("b", b=INT)]},
+        *([], ANY),
+    ),
     # what has no rule
     "what cannot be compared": ({"not": INT}, {"not": TEXT}, ANY, ANY),
     "what cannot be compared is the same": ({"not": INT}, {"not": INT}, [], []),
@@ -281,6 +294,24 @@ CASES: dict[str, tuple[Schema, Schema, list[str], list[str]]] = {
         *([], []),
     ),
 }
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_what_has_no_rule_and_refers_to_something_else_breaks(direction: Direction) -> None:
+    def schema(part: dict[str, Any]) -> dict[str, Any]:
+        return {"not": {"$ref": "#/$defs/A"}, "$defs": {"A": part}}
+
+    assert breaking(schema(INT), schema(TEXT), direction)
+    assert breaking(schema(INT), schema(INT), direction) == []
+
+
+def test_a_limit_beside_a_reference_counts_with_the_one_behind_it() -> None:
+    def schema(beside: int) -> dict[str, Any]:
+        behind = {"A": {"type": "integer", "minimum": 10}}
+        return {"$ref": "#/$defs/A", "minimum": beside, "$defs": behind}
+
+    assert breaking({"type": "integer", "minimum": 6}, schema(3), Direction.HANDLED)
+    assert breaking(schema(3), schema(3), Direction.HANDLED) == []
 
 
 @pytest.mark.parametrize("direction", Direction)

@@ -145,10 +145,16 @@ class _Comparison:
         if limit := limits.LIMITS.get(keyword):
             if limit(reader, writer):
                 return []
-        elif equal(reader[keyword], writer.get(keyword)):
+        elif self._same(reader[keyword], writer.get(keyword)):
             return []
         shown = (reader[keyword], writer.get(keyword, writer.get("const", "not limited")))
         return [Fault("", self.changed(keyword, *map(_shown, shown)))]
+
+    def _same(self, reader: object, writer: object) -> bool:
+        """Whether what has no rule says the same in both, and so does what it refers to."""
+        if not equal(reader, writer):
+            return False
+        return "$ref" not in text_of(reader) or equal(self._reader.parts, self._writer.parts)
 
     def changed(self, what: str, reader: str, writer: str) -> str:
         before, now = (reader, writer) if self.published else (writer, reader)

@@ -31,6 +31,11 @@ class SchemaDocument:
     def __init__(self, schema: Node) -> None:
         self.root = schema
 
+    @property
+    def parts(self) -> object:
+        """What its references lead to."""
+        return self.root.get("$defs")
+
     def plain(self, node: object) -> Node:
         """Return the node without references, annotations and `allOf`."""
         found = self._followed(node)
@@ -43,7 +48,7 @@ class SchemaDocument:
             found = as_node(node)
             if "$ref" not in found:
                 return found
-            beside = {k: v for k, v in found.items() if k != "$ref" and _asserts(k, v)}
+            beside = {k: v for k, v in found.items() if k == "allOf" or _asserts(k, v)}
             target = self._target(found["$ref"])
             node = merged(beside, as_node(target)) if beside else target
         raise ValueError(f"the reference {found['$ref']!r} leads to itself; write a schema there")
@@ -78,7 +83,7 @@ class SchemaDocument:
 def _asserts(name: str, value: object) -> bool:
     if name == "format":
         return value not in _FREE_FORMATS
-    return name not in ANNOTATIONS and name != "allOf" and not name.startswith("x-")
+    return name not in ANNOTATIONS and name not in ("allOf", "$ref") and not name.startswith("x-")
 
 
 def as_node(schema: object) -> Node:
@@ -91,12 +96,20 @@ def as_node(schema: object) -> Node:
 
 
 def merged(*parts: Node) -> dict[str, Any]:
-    """All that the parts say. Where two say something else, the first one counts."""
+    """What holds where all of the parts hold.
+
+    Where two say something else of one keyword, the first one counts, and the other one stays
+    in `allOf`: a reader's comparison has no rule for that, so it has to be the same in both.
+    """
     result: dict[str, Any] = {}
+    besides: list[object] = []
     for part in parts:
         for name, value in part.items():
-            result.setdefault(name, value)
-    return result
+            if name == "allOf":
+                besides += value
+            elif not equal(result.setdefault(name, value), value):
+                besides.append({name: value})
+    return {**result, "allOf": besides} if besides else result
 
 
 def types_of(node: Node) -> tuple[str, ...] | None:
