@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from datetime import datetime
 
 import asyncpg
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
-from sqlalchemy import insert
+from sqlalchemy import insert, text
+from sqlmodel import Field
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from app.events.customers import CustomerView
@@ -23,15 +25,28 @@ from app.main import create_app
 from app.models import Customer
 from app.routers.customers import NewCustomer
 from app.settings import Settings
-from benchmarks.models import Work
 from benchmarks.work import EVENT_TYPE, driver_url
 from jetstream_bridge import Consumers, Event
+from jetstream_bridge.core.naming import SQLModel
 from jetstream_bridge.inbox.middleware import Logging, Metrics, Tracing
 from jetstream_bridge.service.database import SessionDep
 from jetstream_bridge.service.logs import configure_logging
 from jetstream_bridge.service.runtime import Runtime, running
 from jetstream_bridge.web.strict import StrictRoute
 from jetstream_bridge.web.worker_process import run_worker
+
+
+class Work(SQLModel, table=True):
+    """The business row."""
+
+    __tablename__ = "bench_work"
+
+    id: int | None = Field(default=None, primary_key=True)
+    ref: str
+    note: str
+    at: datetime = Field(
+        default=None, sa_column_kwargs={"server_default": text("clock_timestamp()")}
+    )
 
 
 class Order(BaseModel):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from jetstream_bridge.testing import MockServer
 from jetstream_bridge.testing.apps import client_of
 from tests.apps import make_app
 from tests.cli.commanding import Commands
+from tests.service.otlp_collector import Collector
 
 # Nobody listens there, so the bridge waits for NATS as long as a test runs.
 NOWHERE = "nats://127.0.0.1:1"
@@ -120,3 +122,13 @@ def commands(migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     }.items():
         monkeypatch.setenv(name, value)
     return Commands(server, database)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        thread = threading.Thread(target=collector.serve_forever, args=(0.01,))
+        thread.start()
+        yield collector
+        collector.shutdown()
+        thread.join()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,11 @@ from jetstream_bridge.service import telemetry
 from jetstream_bridge.service.otlp_metrics import OtlpMetrics, metrics_data
 from jetstream_bridge.service.runtime import running
 from tests.service.conftest import MakeSettings
-from tests.service.test_telemetry import Collector
+from tests.service.otlp_collector import Collector
+from tests.service.test_telemetry import refreshed
 from tests.waiting import eventually
 
 RESOURCE = Resource({"service.name": "orders"})
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever, args=(0.01,))
-        thread.start()
-        yield collector
-        collector.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -71,10 +61,6 @@ def received(collector: Collector) -> dict[str, Any]:
 
 def exporter(collector: Collector) -> OTLPMetricExporter:
     return OTLPMetricExporter(endpoint=f"http://127.0.0.1:{collector.server_port}/v1/metrics")
-
-
-async def refreshed() -> None:
-    """There is nothing to read first."""
 
 
 async def test_each_kind_arrives_as_it_is(
@@ -147,29 +133,6 @@ async def test_a_collector_that_hangs_is_told_once_and_keeps_nobody(
         "metrics are not exported: the collector does not answer",
         "metrics are exported again",
     ]
-
-
-@pytest.mark.parametrize(
-    ("environment", "warning"),
-    [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "no metrics are exported"),
-        ({"OTEL_SDK_DISABLED": "true"}, None),
-        ({"OTEL_METRICS_EXPORTER": "none"}, None),
-    ],
-)
-def test_what_keeps_metrics_from_being_exported_is_said(
-    environment: dict[str, str],
-    warning: str | None,
-    make_settings: MakeSettings,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with structlog.testing.capture_logs() as logged:
-        assert telemetry.otlp_metrics(make_settings(), refreshed) is None
-    assert len(logged) == (warning is not None)
-    assert all((warning or "") in line["event"] for line in logged)
 
 
 def test_an_interval_that_is_none_is_told(

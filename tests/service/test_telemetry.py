@@ -7,16 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import structlog
 from opentelemetry import trace
 
-from app.settings import ROOT
+from app.settings import ROOT, Settings
 from jetstream_bridge.service import telemetry
 from tests.service.conftest import MakeSettings
+from tests.service.otlp_collector import Collector
 
 # Starts as uvicorn would, and then announces that a span was recorded, if any.
 _PROCESS = """
@@ -51,36 +50,6 @@ def _run(**environment: str) -> str:
     ).stdout
 
 
-class Collector(HTTPServer):
-    """Takes what is exported over HTTP."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Post)
-        self.taken: list[tuple[str, bytes]] = []
-
-
-class _Post(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        collector = self.server
-        assert isinstance(collector, Collector)
-        body = self.rfile.read(int(self.headers["content-length"]))
-        collector.taken.append((self.path, body))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None: ...
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as collector:
-        thread = threading.Thread(target=collector.serve_forever, args=(0.01,))
-        thread.start()
-        yield collector
-        collector.shutdown()
-        thread.join()
-
-
 @pytest.mark.real
 def test_without_an_endpoint_nothing_is_recorded_and_no_sdk_is_imported() -> None:
     assert _run() == "recording: False\nimported: False\n"
@@ -98,31 +67,53 @@ def test_with_an_endpoint_spans_go_there_with_the_services_name(collector: Colle
         assert part in body
 
 
+async def refreshed() -> None:
+    """There is nothing to read first."""
+
+
+def start_exporting(signal: str, settings: Settings) -> None:
+    if signal == "spans":
+        telemetry.configure_tracing(settings)
+    else:
+        assert telemetry.otlp_metrics(settings, refreshed) is None
+
+
 @pytest.mark.parametrize(
-    ("environment", "warning"),
+    ("signal", "exporter", "module"),
     [
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'"),
-        ({}, "pip install '.[otel]'"),
-        ({"OTEL_SDK_DISABLED": "true"}, None),
-        ({"OTEL_TRACES_EXPORTER": "none"}, None),
+        ("spans", "OTEL_TRACES_EXPORTER", "trace_exporter"),
+        ("metrics", "OTEL_METRICS_EXPORTER", "metric_exporter"),
     ],
 )
-def test_what_keeps_spans_from_being_exported_is_said(
-    environment: Mapping[str, str],
+@pytest.mark.parametrize(
+    ("variable", "value", "warning"),
+    [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_PROTOCOL is 'grpc'"),
+        ("OTEL_LOGS_EXPORTER", "otlp", "pip install '.[otel]'"),
+        ("OTEL_SDK_DISABLED", "true", None),
+        ("EXPORTER", "none", None),
+    ],
+)
+def test_what_keeps_a_signal_from_being_exported_is_said(
+    signal: str,
+    exporter: str,
+    module: str,
+    variable: str,
+    value: str,
     warning: str | None,
     make_settings: MakeSettings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(exporter if variable == "EXPORTER" else variable, value)
     # As in a process where the extra is not installed.
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, f"opentelemetry.exporter.otlp.proto.http.{module}", None)
     with structlog.testing.capture_logs() as logged:
-        telemetry.configure_tracing(make_settings())
+        start_exporting(signal, make_settings())
     lines = [line["event"] for line in logged]
     assert len(lines) == (warning is not None)
     assert (warning or "") in "".join(lines)
+    assert all(line.startswith(f"no {signal} are exported") for line in lines)
 
 
 async def test_a_collector_that_hangs_does_not_keep_a_process_from_stopping(

@@ -8,10 +8,9 @@ from jetstream_bridge.cli.contract import catalog
 from jetstream_bridge.cli.definition import definition
 from jetstream_bridge.cli.groups import single
 from jetstream_bridge.cli.output import AsJson, Status, answer, fail
-from jetstream_bridge.contracts.asyncapi import asyncapi
 from jetstream_bridge.core.errors import RegistrationError
+from jetstream_bridge.service.event_documents import EventDocuments
 from jetstream_bridge.service.settings_loading import load_settings
-from jetstream_bridge.service.versions import service_version
 
 commands = single()
 
@@ -21,12 +20,7 @@ def command(as_json: AsJson = False) -> None:
     """Print the events that this service publishes and handles, as AsyncAPI 3 in JSON."""
     settings = load_settings(definition().settings_class)
     try:
-        document = asyncapi(
-            catalog(settings),
-            title=settings.service_name,
-            version=service_version(settings.root),
-            description=settings.description,
-        )
+        document = EventDocuments(settings, lambda: catalog(settings)).whole
     except RegistrationError as error:
         fail(str(error), Status.BAD_INPUT)
     # A program's document with `--json` and without it, so that nobody has to know.

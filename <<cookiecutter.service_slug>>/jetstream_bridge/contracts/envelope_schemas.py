@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER
+from jetstream_bridge.events.wire_rules import GEM_ID_HEADER, ID_HEADER, MAX_ID
 
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string"}
 _FIELDS: dict[str, Schema] = {
-    "event_id": {"type": "string", "minLength": 1, "maxLength": 255},
+    "event_id": {"type": "string", "minLength": 1, "maxLength": MAX_ID},
     "schema_version": {"type": "integer", "minimum": 1},
     "event_type": _TEXT,
     "producer": {"type": "string", "description": "The service that published it"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -58,6 +58,7 @@ class Extensions:
         self._types: list[type] = [settings]
         self._session_class = session_class
         self._events = DeclaredEvents()
+        self.publishes = self._events.publishes  # declares an event: see there
         self._events_package = events
         self._make_engine: EngineFunction | None = None
         self._resources: list[Resource] = []
@@ -99,19 +100,6 @@ class Extensions:
         """Register what makes the database's engine from the settings, in place of our own."""
         self._make_engine = function
         return function
-
-    def publishes(
-        self, *event_types: str, schema_version: int = 1, destinations: Sequence[str] = ()
-    ) -> Callable[[M], M]:
-        """Declare the decorated Pydantic model as the payload of these event types.
-
-        `schema_version` is that of the payload; a second model may be declared for another one.
-        `destinations` are the services that the event is for, where DESTINATION_APP is not the
-        only one. Raises `RegistrationError` for a type that is none, or a version twice.
-        """
-        return self._events.publishes(
-            *event_types, schema_version=schema_version, destinations=destinations
-        )
 
     # --- what processes take
 

@@ -148,27 +148,26 @@ def _attributes(labels: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _histograms(family: Family, began: int, now: int) -> Iterator[HistogramDataPoint]:
-    found: dict[Labels, dict[str, float]] = {}
+    """Prometheus counts up to each bound, OTLP between two of them; the last bound is infinite."""
+    up_to: dict[Labels, dict[float, int]] = {}
+    sums: dict[Labels, float] = {}
     for sample in family.samples:
         key = tuple(sorted(_attributes(sample.labels).items()))
-        part = sample.labels.get("le") or sample.name.removeprefix(family.name)
-        found.setdefault(key, {})[part] = sample.value
-    for labels, parts in found.items():
-        bounds = sorted(float(part) for part in parts if not part.startswith("_"))
-        reached = [int(parts[_shown(bound, parts)]) for bound in bounds]
+        if sample.name.endswith("_bucket"):
+            up_to.setdefault(key, {})[float(sample.labels["le"])] = int(sample.value)
+        elif sample.name.endswith("_sum"):
+            sums[key] = sample.value
+    for labels, counts in up_to.items():
+        *bounds, _ = sorted(counts)
+        reached = [counts[bound] for bound in (*bounds, math.inf)]
         yield HistogramDataPoint(
             attributes=dict(labels),
             start_time_unix_nano=began,
             time_unix_nano=now,
             count=reached[-1],
-            sum=parts.get("_sum", 0.0),
+            sum=sums[labels],
             bucket_counts=[last - first for first, last in pairwise([0, *reached])],
-            explicit_bounds=bounds[:-1],  # the last one is +Inf
+            explicit_bounds=bounds,
             min=math.nan,
             max=math.nan,
         )
-
-
-def _shown(bound: float, parts: Mapping[str, float]) -> str:
-    """A bound as it stands in its label."""
-    return next(part for part in parts if not part.startswith("_") and float(part) == bound)

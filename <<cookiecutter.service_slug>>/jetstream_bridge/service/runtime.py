@@ -68,7 +68,7 @@ class Runtime:
         app.state.health = self.health
         app.state.jetstream = self.jetstream
         app.state.queues = self.queues
-        app.state.readiness = self.readiness
+        app.state.refresh_gauges = self.refresh_gauges
         app.state.resources = self.resources
         app.state.events = self.events
 
@@ -136,9 +136,12 @@ async def running(
                 await runtime.stop(shutdown.left)
             await resources.close()
             await _close(database)
-            if exported is not None:
-                await exported.close(within=FLUSH_WITHIN)
-            await flush_spans()
+            await asyncio.gather(_last_metrics(exported), flush_spans())
+
+
+async def _last_metrics(exported: OtlpMetrics | None) -> None:
+    if exported is not None:
+        await exported.close(within=FLUSH_WITHIN)
 
 
 def _pending(settings: BridgeSettings, database: Database) -> Callable[[], Awaitable[list[str]]]:

@@ -57,7 +57,7 @@ def otlp_metrics(
 ) -> OtlpMetrics | None:
     """Return what exports metrics, where the environment asks for it; a fault is logged.
 
-    `refresh` brings the gauges up to date. Where somebody else has set up metrics, they are theirs.
+    `refresh` brings the gauges up to date.
     """
     if not _wanted("METRICS"):
         return None
