@@ -174,8 +174,8 @@ def test_every_rule_is_evaluated_and_says_what_is_so(busy: Prometheus) -> None:
         "ErrorBudgetBurnsSlowly",
         "HandlersFailing",
     }
-    # Work has ended, so what had begun to wait amid it ends again: a lag that was read amid an event
-    # is read anew. A worker's first events have no rate before its second ones.
+    # Work has ended, so what had begun to wait amid it ends again: a lag that was read amid an
+    # event is read anew. A worker's first events have no rate before its second ones.
     until(
         lambda: {states(busy)[name] for name in quiet} == {"inactive"},
         "every other alert is quiet",
