@@ -22,10 +22,13 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much each measurement does. Slow peers get less to do, not less time."""
+    """How much each measurement does. Slow peers get less to do, not less time.
 
-    relay: int = 20_000
-    consume: int = 20_000
+    Enough that a first claim, and learning how large a batch may be, are a small share of it.
+    """
+
+    relay: int = 50_000
+    consume: int = 40_000
     each: int = 8_000  # of what commits each message
     faststream_outbox: int = 4_000
     faststream: int = 2_000

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from datetime import datetime
 
 import asyncpg
 import uvloop
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 from sqlmodel import Field
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -37,16 +36,13 @@ from jetstream_bridge.web.worker_process import run_worker
 
 
 class Work(SQLModel, table=True):
-    """The business row."""
+    """The business row, with the columns that the peers' model has; `at` is the table's default."""
 
     __tablename__ = "bench_work"
 
     id: int | None = Field(default=None, primary_key=True)
     ref: str
     note: str
-    at: datetime = Field(
-        default=None, sa_column_kwargs={"server_default": text("clock_timestamp()")}
-    )
 
 
 class Order(BaseModel):

@@ -158,7 +158,7 @@ class Stage:
     def __enter__(self) -> Self:
         try:
             self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
-            self.postgres = self._stack.enter_context(PostgresServer())
+            self.postgres = self._stack.enter_context(PostgresServer(flushes=True))
             self._migrate(self.postgres.create_database(BASE))
         except BaseException:
             self._stack.close()

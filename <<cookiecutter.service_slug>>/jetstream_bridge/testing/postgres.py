@@ -28,14 +28,16 @@ from jetstream_bridge.testing.server_processes import (
 
 
 class PostgresServer(ServerProcess):
-    """A PostgreSQL of its own on a Unix socket; keeps its data over restarts.
+    """A PostgreSQL of its own on a Unix socket; keeps its data over restarts."""
 
-    It does not flush to disk: a killed process loses nothing, and tests are quicker.
-    """
+    def __init__(self, *, flushes: bool = False) -> None:
+        """`flushes`: whether a commit waits for the disk, as in production.
 
-    def __init__(self) -> None:
+        Tests need it not: a killed process loses nothing, and they are quicker without.
+        """
         super().__init__(Path(tempfile.mkdtemp(prefix="pg-")), "postgres.log")
         self._data = self.folder / "data"
+        self._flushes = flushes
 
     @property
     def pid(self) -> int:
@@ -121,8 +123,9 @@ class PostgresServer(ServerProcess):
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         account = postgres_account()
-        options = ["-k", str(self.folder), "-h", "", "-F"]
-        for setting in ("max_connections=200", "max_prepared_transactions=10"):
+        options = ["-k", str(self.folder), "-h", ""]
+        flush = f"fsync={'on' if self._flushes else 'off'}"
+        for setting in (flush, "max_connections=200", "max_prepared_transactions=10"):
             options += ["-c", setting]
         with self.log_file.open("ab") as log:
             return subprocess.Popen(
