@@ -7,6 +7,7 @@ then. Whoever caught that error and went on would be told that all was well.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -67,7 +68,7 @@ def is_aborted(error: BaseException) -> bool:
 
 def is_alive(connection: Connection) -> bool:
     """Whether the transaction under way can still be committed. Asks the server, where it must."""
-    if not in_transaction(connection):
+    if not begun(connection)():
         return False
     try:
         connection.exec_driver_sql("SELECT 1")
@@ -78,12 +79,13 @@ def is_alive(connection: Connection) -> bool:
     return True
 
 
-def in_transaction(connection: Connection) -> bool:
-    """Whether the driver knows of a transaction; costs nothing."""
+def begun(connection: Connection) -> Callable[[], bool]:
+    """Return what tells whether the driver is in a transaction; asking costs nothing."""
     driver: Any = connection.connection.driver_connection
     if hasattr(driver, "is_in_transaction"):  # asyncpg
-        return bool(driver.is_in_transaction())
-    return bool(getattr(driver, "in_transaction", True))  # aiosqlite
+        ask: Callable[[], bool] = driver.is_in_transaction
+        return ask
+    return lambda: bool(getattr(driver, "in_transaction", True))  # aiosqlite
 
 
 def with_remedy(error: DBAPIError) -> DBAPIError:

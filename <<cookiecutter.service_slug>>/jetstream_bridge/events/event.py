@@ -86,6 +86,12 @@ class Metadata:
             return headers
 
 
+def read_headers(metadata: Metadata) -> Mapping[str, str]:
+    """Return `metadata.headers` for somebody who only reads them: freezing takes a copy."""
+    headers: Mapping[str, str] = metadata.__dict__["_headers"]
+    return headers
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event(Generic[T]):
     """One event. `payload` is what the handler's annotation says: a model, or a `dict`.

@@ -23,10 +23,11 @@ def parse_block(block: bytes) -> dict[str, str]:
     if block.startswith(VERSION):
         first, _, block = block.partition(b"\r\n")
         _read_status(first[len(VERSION) :], found)
-    for line in block.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if colon and (key := name.decode("utf-8", "replace").strip()):
-            found.setdefault(key, value.decode("utf-8", "replace").strip())
+    # Of the whole block at once: what is no UTF-8 ends at a line's end at the latest.
+    for line in block.decode("utf-8", "replace").split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon and (key := name.strip()):
+            found.setdefault(key, value.strip())
     return found
 
 

@@ -56,13 +56,12 @@ class ReceivedEnvelope:
     raw: dict[str, Any]
     # The JSON text that `payload` stands in; None once the payload is not the sender's any more.
     body: bytes | None = field(default=None, repr=False, compare=False)
+    # The dotted spelling, `customer.created`, however the sender split it.
+    type: str = field(init=False, compare=False)
 
-    @property
-    def type(self) -> str:
-        """The dotted spelling, `customer.created`, however the sender split it."""
-        if "." in self.event_type or not self.resource_type:
-            return self.event_type
-        return f"{self.resource_type}.{self.event_type}"
+    def __post_init__(self) -> None:
+        dotted = "." in self.event_type or not self.resource_type
+        self.type = self.event_type if dotted else f"{self.resource_type}.{self.event_type}"
 
 
 def parse(body: bytes) -> ReceivedEnvelope:

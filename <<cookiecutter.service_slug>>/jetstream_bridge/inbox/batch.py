@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from jetstream_bridge.core.clock import loop_time
+from jetstream_bridge.core.clock import running_clock
 from jetstream_bridge.core.errors import HandlerExitError
 from jetstream_bridge.core.leases import Fence
 from jetstream_bridge.events.dead_letter import event_of
@@ -52,6 +52,16 @@ class TransactionResult:
     duplicates: list[Delivery] = field(default_factory=list)
     seconds: float = 0.0  # in handlers
     rest: list[Delivery] = field(default_factory=list)  # not begun: the transaction had run long
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """What the handlers of one transaction share."""
+
+    session: AsyncSession
+    guard: TransactionGuard
+    task: asyncio.Task[Any]  # which runs them
+    clock: Callable[[], float]
 
 
 class HandlerTransactions:
@@ -101,11 +111,14 @@ class HandlerTransactions:
         for delivery in batch:
             known = claimed is not None and delivery.place not in claimed.fresh
             (handled.duplicates if known else fresh).append(delivery)
-        ends = loop_time() + LONGEST_TRANSACTION
+        clock, task = running_clock(), asyncio.current_task()
+        assert task is not None
+        running = _Running(session, guard, task, clock)
+        ends = clock() + LONGEST_TRANSACTION
         for portion in _portions(fresh):
-            await self._handle(portion, session, guard)
+            await self._handle(portion, running)
             handled.processed += portion
-            if loop_time() > ends and (claimed is None or claimed.releasable):
+            if clock() > ends and (claimed is None or claimed.releasable):
                 handled.rest = fresh[len(handled.processed) :]
                 break
         handled.seconds = time.perf_counter() - started
@@ -118,15 +131,19 @@ class HandlerTransactions:
         await guard.commit(claimed.transaction if claimed is not None else None)
         return handled
 
-    async def _handle(
-        self, portion: Sequence[Delivery], session: AsyncSession, guard: TransactionGuard
-    ) -> None:
-        delivery = portion[0]
+    async def _handle(self, portion: Sequence[Delivery], running: _Running) -> None:
+        delivery, guard = portion[0], running.guard
         guilty = delivery if len(portion) == 1 else None  # of a list nobody knows which it is
-        call = self._timed if self._observed(delivery) else self._call
+        started = time.perf_counter()
         try:
-            await call(portion, session)
-            await guard.check(f"the handler of {delivery.event_type!r}")
+            try:
+                await self._call(portion, running)
+            finally:
+                each = (time.perf_counter() - started) / len(portion)
+                for one in portion:
+                    one.seconds = each
+            if guard.suspects:
+                await guard.check(f"the handler of {delivery.event_type!r}")
         except Exception as error:
             raise HandlerRaised(guard.cause_of(error), delivery=guilty) from error
         except asyncio.CancelledError:
@@ -134,35 +151,24 @@ class HandlerTransactions:
         except BaseException as error:  # or it would end the process, with all that it holds
             raise HandlerRaised(_exit(delivery, error), delivery=guilty) from error
 
-    def _observed(self, delivery: Delivery) -> bool:
-        return bool(self._middlewares.observers(delivery.handler))
-
     async def _claim(self, session: AsyncSession, batch: Sequence[Delivery]) -> ClaimResult | None:
         if self._inbox is None:
             return None
         return await self._inbox.claim(session, [delivery.received for delivery in batch])
 
-    async def _call(self, portion: Sequence[Delivery], session: AsyncSession) -> None:
+    async def _call(self, portion: Sequence[Delivery], running: _Running) -> None:
         delivery, handler = portion[0], portion[0].handler
         assert handler is not None, "only events with a handler are put in a batch"
         events = [_event(handler, one) for one in portion]
         event = events[0] if handler.options.batch is None else events
-        supplies = Supplies(event, session, self._publisher, self._resources)
+        supplies = Supplies(event, running.session, self._publisher, self._resources)
         chain = self._middlewares.chain(handler)
-        with self.watch.over(delivery, self._middlewares.limit(handler, self._limit)):
+        limit = self._middlewares.limit(handler, self._limit)
+        with self.watch.over(delivery, limit, task=running.task, now=running.clock()):
             if chain is None:
                 await handler.function(**supplies.arguments(handler.wants, handler.module))
             else:
                 await chain.run(event, supplies)
-
-    async def _timed(self, portion: Sequence[Delivery], session: AsyncSession) -> None:
-        started = time.perf_counter()
-        try:
-            await self._call(portion, session)
-        finally:
-            each = (time.perf_counter() - started) / len(portion)
-            for delivery in portion:
-                delivery.seconds = each
 
 
 def _portions(fresh: list[Delivery]) -> Iterable[Sequence[Delivery]]:

@@ -22,6 +22,7 @@ from jetstream_bridge.inbox.concurrency_limits import ConcurrencyLimits, Transac
 from jetstream_bridge.inbox.delivery import STREAM_ORDER, Delivery
 from jetstream_bridge.inbox.filling import Filling
 from jetstream_bridge.inbox.handlers import Handler
+from jetstream_bridge.inbox.held import Held
 from jetstream_bridge.inbox.received import Place
 
 
@@ -47,35 +48,14 @@ class OverdueEvent:
     given_up: bool
 
 
-class _Held(dict[Place, Delivery]):
-    """Deliveries by their places, and the bytes of all together."""
-
-    bytes = 0
-
-    def __setitem__(self, place: Place, delivery: Delivery) -> None:
-        self.pop(place, None)
-        self.bytes += delivery.size
-        super().__setitem__(place, delivery)
-
-    def pop(self, place: Place, default: None = None) -> Delivery | None:  # type: ignore[override]
-        delivery = super().pop(place, default)
-        if delivery is not None:
-            self.bytes -= delivery.size
-        return delivery
-
-    def __delitem__(self, place: Place) -> None:
-        self.bytes -= self[place].size
-        super().__delitem__(place)
-
-
 class Deliveries:
     """Messages in hand, by resource."""
 
     def __init__(self, concurrency_limits: ConcurrencyLimits | None = None) -> None:
         """`concurrency_limits` keeps handlers to limits of their own, where there are such."""
         self._concurrency = concurrency_limits
-        self._in_hand = _Held()
-        self._back = _Held()  # here again before the batch that failed it ended
+        self._in_hand = Held()
+        self._back = Held()  # here again before the batch that failed it ended
         self._queues: dict[str, list[Delivery]] = {}
         # Resources with work, in the order of their turn, and how many events of each may run.
         self._turns: dict[str, int] = {}
@@ -114,16 +94,21 @@ class Deliveries:
         delivery.given_back = False
         self._has_lists = self._has_lists or delivery.batch_handler is not None
         self._in_hand[delivery.place] = delivery
-        insort(self._queues.setdefault(resource, []), delivery, key=STREAM_ORDER)
+        queue = self._queues.get(resource)
+        if queue is None:
+            self._queues[resource] = [delivery]
+        else:
+            insort(queue, delivery, key=STREAM_ORDER)
         self._review(resource)
 
     def _review(self, resource: str) -> None:
         """Give the resource its turn or take it back; count those of it that have to wait."""
         ready = self._ready(resource)
         waiting = len(self._queues.get(resource, ())) - ready
-        self._waiting += waiting - self._waits.pop(resource, 0)
-        if waiting:
-            self._waits[resource] = waiting
+        if waiting or resource in self._waits:
+            self._waiting += waiting - self._waits.pop(resource, 0)
+            if waiting:
+                self._waits[resource] = waiting
         may_run = 0 if resource in self._running else ready
         self.queued += may_run - self._turns.get(resource, 0)
         if may_run:
@@ -133,8 +118,8 @@ class Deliveries:
 
     def _ready(self, resource: str) -> int:
         """How many of the resource may run: those before anything that is not here."""
-        queue = self._queues.get(resource, [])
-        if not queue or resource in self._blocked:
+        queue = self._queues.get(resource)
+        if queue is None or resource in self._blocked:
             return 0
         if (awaited := self._awaited.get(resource)) is None:
             return len(queue)

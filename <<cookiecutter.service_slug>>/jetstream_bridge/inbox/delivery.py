@@ -52,7 +52,8 @@ class Delivery:
         "wait",
     )
 
-    def __init__(self, msg: Msg, reader: Reader) -> None:
+    def __init__(self, msg: Msg, reader: Reader, *, now: float | None = None) -> None:
+        """`now`: the loop's time, for whoever has looked already."""
         place = delivered_at(msg.reply)
         self.msg = msg
         self.seq = place.seq
@@ -60,7 +61,7 @@ class Delivery:
         self.tries = place.tries
         self.headers: dict[str, str] = msg.headers or {}
         self.size = message_size(msg)  # in bytes
-        self.arrived = loop_time()
+        self.arrived = loop_time() if now is None else now
         self.touched = self.arrived  # when the server last heard that it is being worked on
         self.given_back = False  # the server was asked to deliver it again
         self.epoch = 0  # which of the streams that this worker has seen delivered it
@@ -69,7 +70,7 @@ class Delivery:
         self.holds = 0  # how often it was held back for what is not its own fault
         self.wait = 0.0  # seconds to hold it back now
         self.event: Event[Any] | None = None  # once its handler was called
-        self.seconds: float | None = None  # in its handler, where somebody asks for it
+        self.seconds: float | None = None  # in its handler, with its middlewares
         self.metadata = Metadata(
             subject=msg.subject,
             stream=place.stream,

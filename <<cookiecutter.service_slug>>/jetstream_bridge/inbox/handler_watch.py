@@ -11,6 +11,7 @@ import asyncio
 import logging
 from contextlib import AbstractContextManager
 from types import TracebackType
+from typing import Any
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.durations import humanize
@@ -28,14 +29,19 @@ class _Run:
 
     __slots__ = ("_runs", "began", "cancels", "delivery", "limit", "task", "told_at")
 
-    def __init__(self, runs: set[_Run], delivery: Delivery, limit: float | None) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def __init__(
+        self,
+        runs: set[_Run],
+        delivery: Delivery,
+        limit: float | None,
+        task: asyncio.Task[Any],
+        now: float,
+    ) -> None:
         self._runs = runs
         self.delivery = delivery
         self.task = task
         self.limit = limit
-        self.began = loop_time()
+        self.began = now
         self.told_at = LONG_AFTER
         self.cancels = 0
 
@@ -79,13 +85,16 @@ class HandlerWatch:
         self._slots = slots
         self._runs: set[_Run] = set()
 
-    def over(self, delivery: Delivery, limit: float | None) -> AbstractContextManager[None]:
+    def over(
+        self, delivery: Delivery, limit: float | None, *, task: asyncio.Task[Any], now: float
+    ) -> AbstractContextManager[None]:
         """Note that a handler runs on `delivery`, for `limit` seconds at most (None: for ever).
 
+        `task` is the one that runs it, and `now` the loop's time: whoever runs many knows both.
         Raises `HandlerTimeoutError` at the end of one that ran into its limit, also when it kept
         its cancellation to itself.
         """
-        return _Run(self._runs, delivery, limit)
+        return _Run(self._runs, delivery, limit, task, now)
 
     def look(self) -> None:
         """Name who runs long, and cancel who is over the limit. To be called twice a second."""

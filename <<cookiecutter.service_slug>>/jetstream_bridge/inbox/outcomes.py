@@ -24,7 +24,6 @@ from jetstream_bridge.inbox.dead_lettering import DeadLetterWriter
 from jetstream_bridge.inbox.delivery import Delivery
 from jetstream_bridge.inbox.middleware.chain import Middlewares
 from jetstream_bridge.inbox.middleware.ended import Ended, Outcome
-from jetstream_bridge.inbox.middleware.logs import Logging
 from jetstream_bridge.inbox.reading import Rejection
 from jetstream_bridge.inbox.received import Received
 from jetstream_bridge.inbox.replies import Replies
@@ -242,8 +241,7 @@ class Outcomes:
     ) -> None:
         """Say how a delivery ended, now that it is settled: in the log, and to the observers."""
         observers = self._middlewares.observers(delivery.handler)
-        told = any(isinstance(observer, Logging) for observer in observers)
-        if not told and logger.isEnabledFor(level):
+        if not self._middlewares.tells(delivery.handler) and logger.isEnabledFor(level):
             trace = None if error is None else traceback_of(error)
             logger.log(level, "%s", line, extra=_fields(delivery, outcome), exc_info=trace)
         if not observers:

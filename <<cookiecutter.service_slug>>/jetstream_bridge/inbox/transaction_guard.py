@@ -8,6 +8,7 @@ cannot; and the last statement before the COMMIT proves that this is still the s
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
@@ -16,8 +17,8 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from jetstream_bridge.core.commits import (
     REMEDY,
+    begun,
     caught_error,
-    in_transaction,
     is_aborted,
     is_alive,
     watchers,
@@ -49,6 +50,7 @@ class TransactionGuard:
         self._fence = fence
         self._session = session
         self._connection: Connection | None = None  # the one that the transaction began on
+        self._is_begun: Callable[[], bool] = lambda: True  # asks that connection's driver
         self._used = False  # a statement was sent: the driver has begun
         self._violation: str | None = None  # what a handler did
         self._caught: DBAPIError | None = None  # the database's error before that
@@ -63,11 +65,13 @@ class TransactionGuard:
         if self._connection is not None:
             watchers.pop(self._connection, None)
 
-    async def check(self, who: str) -> None:
-        """Raise what is wrong with the transaction now that `who`, a handler, has returned.
+    @property
+    def suspects(self) -> bool:
+        """Whether `check` has anything to look at now that a handler has returned."""
+        return self._violation is not None or self._is_gone() or self._error() is not None
 
-        Costs nothing, unless the database has answered with an error meanwhile.
-        """
+    async def check(self, who: str) -> None:
+        """Raise what is wrong with the transaction now that `who`, a handler, has returned."""
         if self._violation is not None or self._is_gone():
             raise self._explained(who)
         connection, caught = self._connection, self._error()
@@ -101,7 +105,7 @@ class TransactionGuard:
         if self._connection is None or not self._used:
             return False
         connection = self._connection
-        return connection.closed or connection.invalidated or not in_transaction(connection)
+        return connection.closed or connection.invalidated or not self._is_begun()
 
     def _explained(self, who: str) -> Exception:
         if (caught := self._error()) is not None:
@@ -118,6 +122,7 @@ class TransactionGuard:
     def _began(self, connection: Connection) -> None:
         if self._connection is None:
             self._connection = connection
+            self._is_begun = begun(connection)
             watchers[connection] = self
 
     def _ended(self, what: str) -> None:

@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
@@ -104,15 +104,21 @@ class _JsonLines(structlog.stdlib.ProcessorFormatter):
     def format(self, record: logging.LogRecord) -> str:
         if record.exc_info or record.stack_info or isinstance(record.msg, dict):
             return super().format(record)  # has a traceback, or comes from structlog
+        added = islice(record.__dict__.items(), len(_STANDARD), None)
+        fields = {name: value for name, value in added if name not in _NO_FIELDS}
+        return self.line(record.name, record.levelno, record.getMessage(), fields, record.created)
+
+    def line(
+        self, logger: str, level: int, event: str, fields: Mapping[str, object], created: float
+    ) -> str:
+        """Return a line; `created` is in seconds since 1970."""
         entry = structlog.contextvars.get_contextvars()
-        entry["event"] = record.getMessage()
-        entry["logger"] = record.name
-        entry["level"] = record.levelname.lower()
-        for name, value in islice(record.__dict__.items(), len(_STANDARD), None):
-            if name not in _NO_FIELDS:
-                entry[name] = value
-        seconds = int(record.created)
-        fraction = int((record.created - seconds) * 1_000_000)
+        entry["event"] = event
+        entry["logger"] = logger
+        entry["level"] = logging.getLevelName(level).lower()
+        entry.update(fields)
+        seconds = int(created)
+        fraction = int((created - seconds) * 1_000_000)
         entry["timestamp"] = f"{_utc(seconds)}.{fraction:06d}Z"
         return _to_json(entry)
 

@@ -104,6 +104,7 @@ class Middlewares:
         self._parts: tuple[Part, ...] = ()
         self._chains: dict[Handler, Chain | None] = {}
         self._observers: dict[Handler | None, tuple[Observer, ...]] = {}
+        self._tells: dict[Handler | None, bool] = {}
         self._takes_default: dict[Handler, bool] = {}
 
     @property
@@ -116,6 +117,7 @@ class Middlewares:
         self._chains.clear()
         self._takes_default.clear()
         self._observers.clear()
+        self._tells.clear()
 
     def chain(self, handler: Handler) -> Chain | None:
         """Return what wraps `handler`; None when nothing does."""
@@ -167,6 +169,15 @@ class Middlewares:
             self._observers[handler] = found
             return found
 
+    def tells(self, handler: Handler | None) -> bool:
+        """Whether one of its observers logs how each event ended."""
+        try:
+            return self._tells[handler]
+        except KeyError:
+            found = any(getattr(part, "tells", False) for part in self.observers(handler))
+            self._tells[handler] = found
+            return found
+
     def _of(self, handler: Handler | None) -> tuple[Part, ...]:
         return self._parts if handler is None else (*self._parts, *handler.options.middlewares)
 
@@ -183,33 +194,44 @@ class Chain:
 
         Raises what comes out, or what was kept in without a savepoint.
         """
-        session = supplies.session.sync_session
-        unguarded: list[BaseException] = []
-
-        async def call(position: int, event: Event[Any] | list[Event[Any]]) -> None:
-            if position == len(self._links):
-                supplies.event = event
-                arguments = supplies.arguments(self._handler.wants, self._handler.module)
-                await self._handler.function(**arguments)
-                return
-            link = self._links[position]
-
-            async def call_next(changed: Event[Any] | list[Event[Any]] | None = None, /) -> None:
-                in_savepoint = session.in_nested_transaction()
-                try:
-                    await call(position + 1, event if changed is None else changed)
-                except BaseException as error:
-                    if not in_savepoint:
-                        unguarded.append(error)
-                    raise
-
-            supplies.event = event
-            await link.function(event, call_next, **supplies.arguments(link.wants, link.module))
-
-        await call(0, event)
-        if unguarded:
+        run = _ChainRun(self._links, self._handler, supplies)
+        await run.call(0, event)
+        if run.unguarded:
             raise TransactionControlError(
-                f"a middleware of {self._handler.name} kept {unguarded[0]!r} to itself, and what "
-                "was written before it would be committed; call the next one inside "
+                f"a middleware of {self._handler.name} kept {run.unguarded[0]!r} to itself, and "
+                "what was written before it would be committed; call the next one inside "
                 "`async with session.begin_nested()`"
-            ) from unguarded[0]
+            ) from run.unguarded[0]
+
+
+class _ChainRun:
+    """One passage through a chain."""
+
+    __slots__ = ("_handler", "_links", "_session", "_supplies", "unguarded")
+
+    def __init__(self, links: Sequence[_Link], handler: Handler, supplies: Supplies) -> None:
+        self._links = links
+        self._handler = handler
+        self._supplies = supplies
+        self._session = supplies.session.sync_session
+        self.unguarded: list[BaseException] = []  # what passed a middleware outside a savepoint
+
+    def call(self, position: int, event: Event[Any] | list[Event[Any]]) -> Awaitable[None]:
+        """Call the link at `position`, or the handler behind the last one."""
+        supplies, links = self._supplies, self._links
+        supplies.event = event
+        if position == len(links):
+            handler = self._handler
+            return handler.function(**supplies.arguments(handler.wants, handler.module))
+        link = links[position]
+
+        async def call_next(changed: Event[Any] | list[Event[Any]] | None = None, /) -> None:
+            in_savepoint = self._session.in_nested_transaction()
+            try:
+                await self.call(position + 1, event if changed is None else changed)
+            except BaseException as error:
+                if not in_savepoint:
+                    self.unguarded.append(error)
+                raise
+
+        return link.function(event, call_next, **supplies.arguments(link.wants, link.module))

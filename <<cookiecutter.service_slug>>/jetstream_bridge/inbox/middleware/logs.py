@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from jetstream_bridge.core.error_report import report, traceback_of
+from jetstream_bridge.core.log_lines import alone_with
 from jetstream_bridge.inbox.middleware.ended import Ended
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,8 @@ class Logging:
     worker's own lines, which have no time, are then left out. Successes are logged at `level`,
     retries as warnings, dead letters as errors.
     """
+
+    tells = True  # in place of the worker's own lines
 
     def __init__(self, *, level: int = logging.INFO) -> None:
         self._level = level
@@ -42,6 +45,8 @@ class Logging:
         if end.error is not None:
             told, trace = report(end.error), traceback_of(end.error)
             logger.log(level, "event %s: %s", end.outcome, told, extra=fields, exc_info=trace)
+        elif (handler := alone_with(logger)) is not None:
+            handler.emit_fields(logger, level, f"event {end.outcome}", fields)
         else:
             # As `logger.log` does, which looks through the stack for its caller each time.
             place = (logger.name, level, __file__, 0, "event %s", (end.outcome,), None)

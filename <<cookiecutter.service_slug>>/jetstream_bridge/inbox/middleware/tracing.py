@@ -5,17 +5,22 @@ Most processes record no spans. Those pay for reading the headers and for a cont
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as contexts
 from opentelemetry import trace
 from structlog.contextvars import bind_contextvars, reset_contextvars
 
-from jetstream_bridge.events.event import Event
+from jetstream_bridge.events.event import Event, read_headers
 from jetstream_bridge.inbox.middleware.chain import CallNext, CallNextBatch
 from jetstream_bridge.nats.tracing import TRACER, context_of, recording
+
+LOOK_EVERY = 1.0  # seconds between two looks whether this process records spans
 
 
 class Tracing:
@@ -27,13 +32,23 @@ class Tracing:
 
     def __init__(self) -> None:
         self._tracer = trace.get_tracer(TRACER)
+        self._records = False
+        self._looked_at = -math.inf
+
+    def _recording(self) -> bool:
+        """Whether this process records spans, as of a second ago: to look costs more than that
+        which depends on it."""
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY:
+            self._records, self._looked_at = recording(), now
+        return self._records
 
     async def __call__(self, event: Event[Any], call_next: CallNext) -> None:
-        parent = context_of(event.metadata.headers)
-        if not recording():
+        parent = context_of(read_headers(event.metadata))
+        if not self._recording():
             # What the handler publishes and logs belongs to the event's trace all the same.
             of_span = _of_span(trace.get_current_span(parent)) if parent else {}
-            with _within(parent, trace_id=event.trace_id, event_id=event.event_id, **of_span):
+            with _Within(parent, trace_id=event.trace_id, event_id=event.event_id, **of_span):
                 await call_next(event)
             return
         span = self._tracer.start_span(
@@ -46,10 +61,10 @@ class Tracing:
 
     async def on_batch(self, events: list[Event[Any]], call_next: CallNextBatch) -> None:
         """One span for the list, linked to each event's trace; the events' ids are not bound."""
-        if not recording():
+        if not self._recording():
             await call_next(events)
             return
-        parents = (context_of(event.metadata.headers) for event in events)
+        parents = (context_of(read_headers(event.metadata)) for event in events)
         spans = (trace.get_current_span(parent).get_span_context() for parent in parents)
         span = self._tracer.start_span(
             f"handle {events[0].type}",
@@ -64,16 +79,30 @@ class Tracing:
             await call_next(events)
 
 
-@contextmanager
-def _within(context: contexts.Context, **bound: str) -> Iterator[None]:
-    """Work within `context`, with `bound` in each log line."""
-    attached = contexts.attach(context)
-    tokens = bind_contextvars(**bound)
-    try:
-        yield
-    finally:
-        reset_contextvars(**tokens)
-        contexts.detach(attached)
+class _Within:
+    """Work within a context, with `bound` in each log line.
+
+    No generator, which takes as long again as what it does.
+    """
+
+    __slots__ = ("_attached", "_bound", "_context", "_tokens")
+
+    def __init__(self, context: contexts.Context, **bound: str) -> None:
+        self._context = context
+        self._bound = bound
+
+    def __enter__(self) -> None:
+        self._attached = contexts.attach(self._context)
+        self._tokens = bind_contextvars(**self._bound)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        reset_contextvars(**self._tokens)
+        contexts.detach(self._attached)
 
 
 @contextmanager
@@ -82,7 +111,7 @@ def _current(
 ) -> Iterator[None]:
     """Work within `span`, with `bound` and its ids in each log line; it ends with the block."""
     try:
-        with _within(trace.set_span_in_context(span, parent), **bound, **_of_span(span)):
+        with _Within(trace.set_span_in_context(span, parent), **bound, **_of_span(span)):
             yield
     except Exception as error:
         span.record_exception(error)
