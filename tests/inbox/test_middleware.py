@@ -34,6 +34,7 @@ from jetstream_bridge.inbox.middleware import (
     Timeout,
     Tracing,
 )
+from jetstream_bridge.inbox.middleware import tracing as tracing_module
 from tests.bridge.consuming import Change, Service, insert, letter
 from tests.bridge.support import envelope, rows
 from tests.waiting import eventually
@@ -561,6 +562,23 @@ async def test_tracing_records_a_span_where_opentelemetry_is_configured(
     assert (error.attributes or {})["exception.message"] == "no seven"
     assert by_id["e7"].status.status_code is trace.StatusCode.ERROR
     assert not trace.get_current_span().get_span_context().is_valid
+
+
+def test_tracing_looks_once_a_second_whether_spans_are_recorded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracing, now, looks = Tracing(), [100.0], []
+
+    def look() -> bool:
+        looks.append(now[0])
+        return len(looks) > 1
+
+    monkeypatch.setattr("jetstream_bridge.inbox.middleware.tracing.time.monotonic", lambda: now[0])
+    monkeypatch.setattr(tracing_module, "recording", look)
+    assert [tracing._recording() for _ in range(3)] == [False] * 3
+    now[0] += tracing_module.LOOK_EVERY
+    assert [tracing._recording() for _ in range(3)] == [True] * 3
+    assert len(looks) == 2
 
 
 async def test_a_handler_past_its_timeout_is_cancelled_and_tried_again(service: Service) -> None:
