@@ -196,7 +196,7 @@ async def test_a_transaction_is_proved_with_one_statement(service: Service) -> N
         await service.send_many(5, resources=1, start=1)
         await eventually(service.is_empty)
     own = [s for s in seen if "jetstream_inbox_events" in s]
-    proofs = [s for s in seen if "txid_current_if_assigned" in s]
+    proofs = [s for s in seen if s.startswith("SELECT txid_current_if_assigned")]
     on_postgres = service.engine.dialect.name == "postgresql"
     assert len(proofs) == (len(own) if on_postgres else 0)
 

@@ -10,8 +10,9 @@ LOCK_LIMIT = 1.0  # seconds
 
 
 # One statement for a whole batch. Rows are written as `processed` at once: they become visible
-# only with the handlers' work. What does not come back was here before, by its key or by its
-# place in the stream.
+# only with the handlers' work. What is not told as written was here before, by its key or by its
+# place in the stream. On PostgreSQL the answer is one row, whose arrays are there only when some
+# of the batch was not written: a row for each event would be read for nothing.
 CLAIM = {
     "postgresql": text("""
         WITH patience AS MATERIALIZED (
@@ -32,9 +33,12 @@ CLAIM = {
          ORDER BY r.position
             ON CONFLICT DO NOTHING
         RETURNING stream_seq, stored_us)
-        SELECT stream_seq, stored_us, txid_current(),
+        SELECT number = cardinality(CAST(:seqs AS bigint[])) AS all_of_them,
+               CASE WHEN number < cardinality(CAST(:seqs AS bigint[])) THEN places END AS places,
+               txid_current_if_assigned() AS transaction,
                set_config('lock_timeout', (SELECT before FROM patience), true)
-          FROM (SELECT * FROM claimed ORDER BY stream_seq) AS all_of_them"""),
+          FROM (SELECT count(*) AS number, array_agg(ARRAY[stream_seq, stored_us]) AS places
+                  FROM claimed) AS written"""),
     "sqlite": text("""
         INSERT INTO jetstream_inbox_events
                (consumer, event_id, subject, payload, headers, stream, stream_seq, stored_us,
@@ -44,7 +48,7 @@ CLAIM = {
                strftime('%Y-%m-%d %H:%M:%f000', 'now')
           FROM json_each(:rows) WHERE true ORDER BY key
             ON CONFLICT DO NOTHING
-        RETURNING stream_seq, stored_us, NULL, NULL"""),
+        RETURNING stream_seq, stored_us"""),
 }
 
 

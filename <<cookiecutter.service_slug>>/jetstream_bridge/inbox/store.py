@@ -110,9 +110,14 @@ class Inbox:
         connection = await session.connection()
         dialect = connection.dialect.name
         result = await connection.execute(CLAIM[dialect], self._parameters(dialect, batch))
-        found = result.all()
-        places = frozenset((seq, moment) for seq, moment, *_ in found)
-        return ClaimResult(places, found[0][2] if found else None)
+        if dialect == "sqlite":
+            return ClaimResult(frozenset((seq, moment) for seq, moment in result), None)
+        written = result.one()
+        if written.all_of_them:
+            places = frozenset(received.place for received in batch)
+        else:
+            places = frozenset((seq, moment) for seq, moment in written.places or ())
+        return ClaimResult(places, written.transaction if places else None)
 
     def _parameters(self, dialect: str, batch: Sequence[Received]) -> dict[str, object]:
         common: dict[str, object] = {"consumer": self._consumer, "stream": batch[0].stream}
