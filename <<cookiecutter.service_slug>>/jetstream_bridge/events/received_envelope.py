@@ -114,13 +114,11 @@ def is_usable_id(value: str | None) -> bool:
 
     U+FFFD stands for what could not be read, so two ids that have one may be two others.
     """
-    return (
-        value is not None
-        and len(value) <= MAX_ID
-        and bool(value.strip())
-        and CONTROL.search(value) is None
-        and REPLACED not in value
-    )
+    if value is None or len(value) > MAX_ID:
+        return False
+    if value.isascii() and value.isprintable():  # as nearly all of them
+        return bool(value) and not value.isspace()
+    return bool(value.strip()) and CONTROL.search(value) is None and REPLACED not in value
 
 
 def message_key(headers: Mapping[str, str], envelope: ReceivedEnvelope | None, place: str) -> str:

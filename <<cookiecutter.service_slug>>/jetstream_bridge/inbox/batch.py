@@ -24,7 +24,7 @@ from jetstream_bridge.events.event import Event
 from jetstream_bridge.inbox.batch_sizing import LONGEST_TRANSACTION
 from jetstream_bridge.inbox.delivery import STREAM_ORDER, Delivery
 from jetstream_bridge.inbox.dependencies import PublisherFactory, Resources, Supplies
-from jetstream_bridge.inbox.handler_watch import HandlerWatch
+from jetstream_bridge.inbox.handler_watch import HandlerRun, HandlerWatch
 from jetstream_bridge.inbox.handlers import Handler
 from jetstream_bridge.inbox.middleware.chain import Middlewares
 from jetstream_bridge.inbox.store import ClaimResult, Inbox
@@ -60,7 +60,7 @@ class _Running:
 
     session: AsyncSession
     guard: TransactionGuard
-    task: asyncio.Task[Any]  # which runs them
+    watched: HandlerRun
     clock: Callable[[], float]
 
 
@@ -113,7 +113,7 @@ class HandlerTransactions:
             (handled.duplicates if known else fresh).append(delivery)
         clock, task = running_clock(), asyncio.current_task()
         assert task is not None
-        running = _Running(session, guard, task, clock)
+        running = _Running(session, guard, self.watch.run(task), clock)
         ends = clock() + LONGEST_TRANSACTION
         for portion in _portions(fresh):
             await self._handle(portion, running)
@@ -164,7 +164,7 @@ class HandlerTransactions:
         supplies = Supplies(event, running.session, self._publisher, self._resources)
         chain = self._middlewares.chain(handler)
         limit = self._middlewares.limit(handler, self._limit)
-        with self.watch.over(delivery, limit, task=running.task, now=running.clock()):
+        with running.watched.over(delivery, limit, running.clock()):
             if chain is None:
                 await handler.function(**supplies.arguments(handler.wants, handler.module))
             else:

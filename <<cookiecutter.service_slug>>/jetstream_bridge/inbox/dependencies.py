@@ -96,8 +96,10 @@ class Supplies:
         self._publisher = publisher
         self._resources = resources
 
-    def arguments(self, wants: Iterable[tuple[str, type]], module: str) -> dict[str, object]:
+    def arguments(self, wants: Wants, module: str) -> dict[str, object]:
         """Return the arguments for a function of `module`."""
+        if not wants:
+            return {}
         return {name: self._of(kind, module) for name, kind in wants}
 
     def _of(self, kind: type, module: str) -> object:

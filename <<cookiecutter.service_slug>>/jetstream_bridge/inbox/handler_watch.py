@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.durations import humanize
@@ -24,26 +23,33 @@ LONG_AFTER = 30.0  # seconds after which a handler is named, and again each time
 CANCEL_AGAIN = 5.0  # seconds until a handler that went on after its cancellation gets another
 
 
-class _Run:
-    """One handler at work on one event, while its block is open."""
+class HandlerRun:
+    """The handlers that one task runs, one after the other: each while its block is open."""
 
     __slots__ = ("_runs", "began", "cancels", "delivery", "limit", "task", "told_at")
 
-    def __init__(
-        self,
-        runs: set[_Run],
-        delivery: Delivery,
-        limit: float | None,
-        task: asyncio.Task[Any],
-        now: float,
-    ) -> None:
+    delivery: Delivery  # of the one that runs now
+
+    def __init__(self, runs: set[HandlerRun], task: asyncio.Task[Any]) -> None:
         self._runs = runs
-        self.delivery = delivery
         self.task = task
+        self.limit: float | None = None
+        self.began = 0.0
+        self.told_at = LONG_AFTER
+        self.cancels = 0
+
+    def over(self, delivery: Delivery, limit: float | None, now: float) -> Self:
+        """Note that a handler runs on `delivery`, for `limit` seconds at most (None: for ever).
+
+        `now` is the loop's time. Raises `HandlerTimeoutError` at the end of one that ran into its
+        limit, also when it kept its cancellation to itself.
+        """
+        self.delivery = delivery
         self.limit = limit
         self.began = now
         self.told_at = LONG_AFTER
         self.cancels = 0
+        return self
 
     def __enter__(self) -> None:
         self._runs.add(self)
@@ -83,18 +89,11 @@ class HandlerWatch:
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._runs: set[_Run] = set()
+        self._runs: set[HandlerRun] = set()
 
-    def over(
-        self, delivery: Delivery, limit: float | None, *, task: asyncio.Task[Any], now: float
-    ) -> AbstractContextManager[None]:
-        """Note that a handler runs on `delivery`, for `limit` seconds at most (None: for ever).
-
-        `task` is the one that runs it, and `now` the loop's time: whoever runs many knows both.
-        Raises `HandlerTimeoutError` at the end of one that ran into its limit, also when it kept
-        its cancellation to itself.
-        """
-        return _Run(self._runs, delivery, limit, task, now)
+    def run(self, task: asyncio.Task[Any]) -> HandlerRun:
+        """Return what notes the handlers that `task` runs."""
+        return HandlerRun(self._runs, task)
 
     def look(self) -> None:
         """Name who runs long, and cancel who is over the limit. To be called twice a second."""
@@ -123,13 +122,13 @@ class HandlerWatch:
         return [str(run) for run in sorted(self._runs, key=lambda run: run.began)]
 
 
-def _expired(run: _Run) -> HandlerTimeoutError:
+def _expired(run: HandlerRun) -> HandlerTimeoutError:
     assert run.limit is not None
     event_type, limit = run.delivery.event_type, humanize(run.limit)
     return HandlerTimeoutError(f"the handler of {event_type!r} did not finish within {limit}")
 
 
-def _tell(run: _Run, level: int, text: str) -> None:
+def _tell(run: HandlerRun, level: int, text: str) -> None:
     delivery, handler = run.delivery, run.delivery.handler
     extra = {
         "event_id": delivery.key,

@@ -87,6 +87,8 @@ class Handler:
 
     def pattern_of(self, envelope: ReceivedEnvelope) -> str:
         """The pattern by which the event came here."""
+        if envelope.type in self.patterns:
+            return envelope.type
         for pattern in self.patterns:
             if matches(pattern, envelope.type) or matches(pattern, envelope.event_type):
                 return pattern

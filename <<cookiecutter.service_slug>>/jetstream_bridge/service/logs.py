@@ -115,12 +115,17 @@ class _JsonLines(structlog.stdlib.ProcessorFormatter):
         entry = structlog.contextvars.get_contextvars()
         entry["event"] = event
         entry["logger"] = logger
-        entry["level"] = logging.getLevelName(level).lower()
+        entry["level"] = _level_name(level)
         entry.update(fields)
         seconds = int(created)
         fraction = int((created - seconds) * 1_000_000)
         entry["timestamp"] = f"{_utc(seconds)}.{fraction:06d}Z"
         return _to_json(entry)
+
+
+@functools.lru_cache(maxsize=32)
+def _level_name(level: int) -> str:
+    return logging.getLevelName(level).lower()
 
 
 @functools.lru_cache(maxsize=2)
