@@ -84,11 +84,9 @@ class GuardedClient(Client):
 
     async def ack(self, messages: Iterable[Msg]) -> None:
         """Acknowledge messages of JetStream, all of them with one write to the socket."""
-        commands = []
         for msg in messages:
-            commands.append(f"PUB {msg.reply}  0\r\n\r\n")
+            self.send(msg.reply, "", b"", b"")
             msg._ackd = True
-        self._buffer("".join(commands).encode(), messages=len(commands), size=0)
         await self.flush_sent()
 
     def send(self, subject: str, reply: str, headers: bytes, payload: bytes) -> None:
@@ -97,25 +95,20 @@ class GuardedClient(Client):
         `headers` is a block as it travels, or empty. The caller has checked it and the subject,
         at which `publish` would look again. Raises what `publish` raises about the connection.
         """
-        size = len(headers) + len(payload)
-        sizes = f"{len(headers)} {size}" if headers else size
-        line = f"{'HPUB' if headers else 'PUB'} {subject} {reply} {sizes}\r\n".encode()
-        command = b"".join((line, headers, payload, b"\r\n"))
-        self._buffer(command, messages=1, size=len(payload))
-
-    def _buffer(self, commands: bytes, *, messages: int, size: int) -> None:
-        """Put commands for so many messages, with payloads of `size` bytes, into the buffer."""
         if self.is_closed:
             raise nats.errors.ConnectionClosedError
         if self.is_draining_pubs:
             raise nats.errors.ConnectionDrainingError
-        length = len(commands)
-        if not self.is_connected and length + self._pending_data_size > self._max_pending_size:
+        size = len(headers) + len(payload)
+        if not self.is_connected and size + self._pending_data_size > self._max_pending_size:
             raise nats.errors.OutboundBufferLimitError
-        self._pending.append(commands)
-        self._pending_data_size += length
-        self.stats["out_msgs"] += messages
-        self.stats["out_bytes"] += size
+        sizes = f"{len(headers)} {size}" if headers else size
+        line = f"{'HPUB' if headers else 'PUB'} {subject} {reply} {sizes}\r\n".encode()
+        command = b"".join((line, headers, payload, b"\r\n"))
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
 
     async def flush_sent(self) -> None:
         """Have the buffer written to the socket; wait for that only when it is over its limit."""
