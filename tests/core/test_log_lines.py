@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
@@ -157,6 +158,27 @@ def test_who_looks_at_records_gets_them(lines: Lines, watch: Callable[[Lines], N
     watch(lines)
     with written_together():
         assert alone_with(lines.logger) is None, "each block looks anew"
+
+
+@pytest.mark.parametrize("name", ["makeRecord", "handle", "callHandlers", "filter"])
+def test_a_tool_that_took_the_place_of_a_method_gets_records(
+    name: str, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Sentry and Datadog do, the one with a function of its own, the other with a wrapper."""
+    before = getattr(logging.Logger, name)
+    seen: list[str] = []
+
+    @functools.wraps(before)
+    def watched(self: Any, *arguments: Any, **named: Any) -> Any:
+        seen.append(name)
+        return before(self, *arguments, **named)
+
+    monkeypatch.setattr(logging.Logger, name, watched)
+    with written_together():
+        assert alone_with(lines.logger) is None
+        Logging().ended(END)
+    assert seen == [name]
+    assert len(lines.read()) == 1
 
 
 def test_a_factory_of_records_of_somebodys_own_is_used(lines: Lines) -> None:

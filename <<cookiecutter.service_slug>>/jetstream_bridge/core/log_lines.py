@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FunctionType
 from typing import ClassVar, Protocol, TextIO, runtime_checkable
 
 
@@ -27,7 +28,8 @@ class LineFormat(Protocol):
         ...
 
 
-# What a class of loggers may do to records; structlog's own class changes none of it.
+# What a class of loggers may do to records; structlog's own class changes none of it. Tools that
+# watch errors or traces put a function of their own into the standard library's class.
 _OF_RECORDS = ("makeRecord", "handle", "callHandlers", "filter")
 
 
@@ -132,8 +134,7 @@ def alone_with(logger: logging.Logger) -> LineHandler | None:
 
 
 def _found_alone(logger: logging.Logger) -> LineHandler | None:
-    kind = type(logger)
-    usual = all(getattr(kind, name) is getattr(logging.Logger, name) for name in _OF_RECORDS)
+    usual = all(_is_standard(getattr(type(logger), name)) for name in _OF_RECORDS)
     if not usual or logger.filters or logging.getLogRecordFactory() is not logging.LogRecord:
         return None
     handlers: list[logging.Handler] = []
@@ -144,3 +145,7 @@ def _found_alone(logger: logging.Logger) -> LineHandler | None:
     if len(handlers) != 1 or not isinstance(handlers[0], LineHandler):
         return None
     return handlers[0] if handlers[0].needs_no_record else None
+
+
+def _is_standard(method: object) -> bool:
+    return type(method) is FunctionType and method.__globals__ is vars(logging)
