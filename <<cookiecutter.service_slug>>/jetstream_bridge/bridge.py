@@ -122,7 +122,7 @@ class Bridge:
         self._duplicates = Duplicates(StreamApi(self.connection), config.stream)
         self._relay = self._make_relay() if relay and config.use_outbox else None
         self._outbox = Outbox(
-            on_commit=self._relay.wake if self._relay is not None else None,
+            on_commit=self._relay.wake_after_commit if self._relay is not None else None,
             notify=self._relay is None,
         )
         self._publishing = self._make_publishing(declared or DeclaredEvents())

@@ -199,6 +199,30 @@ async def test_an_outage_burns_no_attempt_and_everything_arrives(
         await assert_in_order(broker, 100)
 
 
+async def test_who_committed_answers_before_the_relay_looks(sqlite_url: str) -> None:
+    """And what commits in the same moment causes no second look."""
+    async with (
+        broker_of("mock") as broker,
+        database(sqlite_url) as (engine, sessions),
+        relaying(config(broker.url), sessions, broker) as bridge,
+    ):
+        await eventually(lambda: bridge.checks()["relay"].ok)
+        relay = bridge._relay
+        assert relay is not None
+        await eventually(lambda: relay._waking is None)
+        relay._work.clear()
+        bridge._outbox.committed()
+        assert not relay._work.is_set(), "the relay is not woken in the same turn of the loop"
+        wakes = relay._waking
+        bridge._outbox.committed()
+        assert relay._waking is wakes is not None
+        async with sessions() as session:
+            await bridge.publisher(session).publish("order.changed", {"id": 1})
+            await session.commit()
+        await eventually(all_sent(engine, 1))
+        await eventually(lambda: relay._waking is None)
+
+
 async def test_commits_do_not_hurry_a_relay_in_an_outage_that_fails_fast(sqlite_url: str) -> None:
     async with (
         broker_of("mock") as broker,

@@ -32,6 +32,7 @@ from jetstream_bridge.outbox.upkeep import RelayMaintenance
 logger = logging.getLogger(__name__)
 
 IDLE_MIN, IDLE_MAX = 0.05, 1.0  # seconds between two looks at an empty outbox
+WAKE_AFTER = 0.001  # seconds from a commit in this process to the look that it causes
 PROBE_MIN, PROBE_MAX = 0.1, 2.0  # seconds between two tries in an outage
 ROUND_LIMIT = 30.0  # seconds
 # A second claim begins when one was as full as this, and goes on while it finds as much as that.
@@ -59,6 +60,7 @@ class Relay:
         self._connection = connection
         self._batch_size = settings.batch_size
         self._work = asyncio.Event()
+        self._waking: asyncio.TimerHandle | None = None
         self._hope = asyncio.Event()  # that an outage is over
         self._stopping = asyncio.Event()
         self.problem: str | None = "not connected to NATS"  # why nothing goes out
@@ -71,6 +73,16 @@ class Relay:
         In an outage it waits for its turn all the same: every commit wakes the relay.
         """
         self._work.set()
+
+    def wake_after_commit(self) -> None:
+        """Look in a moment: whoever committed answers first, and commits that come together are
+        one look."""
+        if self._waking is None:
+            self._waking = asyncio.get_running_loop().call_later(WAKE_AFTER, self._wake_up)
+
+    def _wake_up(self) -> None:
+        self._waking = None
+        self.wake()
 
     def hope(self) -> None:
         """What the relay waited for may be there now: look at once, also in an outage."""

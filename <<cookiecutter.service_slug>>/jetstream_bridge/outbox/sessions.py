@@ -145,7 +145,9 @@ def _insert(dialect: str, *, tell: bool) -> Insert | ReturningInsert[str]:
     """Publishing one event id twice is one event: the first row stays. `tell` which were new."""
     make = postgresql.insert if dialect == "postgresql" else sqlite.insert
     statement = make(OutboxEvent).on_conflict_do_nothing(index_elements=["event_id"])
-    return statement.returning(col(OutboxEvent.event_id)) if tell else statement
+    if tell:
+        return statement.returning(col(OutboxEvent.event_id))
+    return statement.inline()  # nobody asks for the row's id: to read it takes as long again
 
 
 def _begin(session: AsyncSession, new: NewEvent) -> None:
