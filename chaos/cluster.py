@@ -24,7 +24,7 @@ from pathlib import Path
 import nats
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
-from nats.js.api import StreamInfo
+from nats.js.api import ClusterInfo, StreamInfo
 from sqlalchemy import text
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -48,9 +48,13 @@ _CHANGE = text("INSERT INTO things (resource, version) VALUES (:resource, :versi
 _EFFECT = text(
     "INSERT INTO effects (event_id, resource, version) VALUES (:event_id, :resource, :version)"
 )
+_WRITTEN = "SELECT count(*) FROM things"
+_HANDLED = "SELECT count(DISTINCT event_id) FROM effects"
 _WAITING = "SELECT count(*) FROM jetstream_outbox_events WHERE status <> 'sent'"
 
 _LIMIT = 60.0  # seconds for each step; it takes few
+_CATCHES_UP = 30.0  # seconds for a replica; then it is helped, so many times
+_HELPED = 3
 _WRITES_EVERY = 0.02  # seconds
 _RESOURCES = 20
 _WATCHED = 1.0  # seconds after each step in which all must be well without a break
@@ -147,13 +151,26 @@ class Services:
             await asyncio.sleep(_WRITES_EVERY)
 
     async def _settled(self) -> None:
-        """Return when all that was written has been handled, and acknowledged."""
+        """Return when all that was written has been handled, and acknowledged.
+
+        It is counted here: the consumer's new leader may say that nothing is pending before it
+        has looked.
+        """
+        seen = "nothing was counted"
+
+        async def is_handled() -> bool:
+            [[waiting]] = await execute(self.url["orders"], _WAITING)
+            [[written]] = await execute(self.url["orders"], _WRITTEN)
+            [[handled]] = await execute(self.url["billing"], _HANDLED)
+            nonlocal seen
+            seen = f"{written} changes, {waiting} not sent, {handled} handled"
+            return not waiting and handled >= written
 
         async def is_empty() -> bool:
-            [[waiting]] = await execute(self.url["orders"], _WAITING)
-            return not waiting and not await self._unhandled()
+            return not await self._unhandled()
 
-        await until(is_empty, "an empty outbox, and nothing to handle")
+        await until(is_handled, lambda: seen)
+        await until(is_empty, "all acknowledgements")
 
     async def _unhandled(self) -> int:
         async with _connected(self.orders.config.connection.urls) as client:
@@ -233,6 +250,7 @@ class Trial:
         self._cluster = cluster
         self._services = services
         self.gaps: dict[str, float] = {}  # seconds until events flowed again, by what was lost
+        self._seen: ClusterInfo | None = None  # what the stream's leader told last of its replicas
 
     async def run(self) -> None:
         await self._whole("start")
@@ -285,7 +303,13 @@ class Trial:
 
     async def _whole(self, what: str) -> None:
         """Return when every server has everything; then nobody may complain for a while."""
-        await until(self._is_whole, f"a whole cluster after {what}")
+        for _ in range(_HELPED):
+            try:
+                await until(self._is_whole, "a whole cluster", limit=_CATCHES_UP)
+                break
+            except Broken:
+                await self._help(what)
+        await until(self._is_whole, lambda: f"a whole cluster after {what}: {self._seen}")
         await self._flows()
         await until(
             _answers(lambda: not self._services.problems),
@@ -299,8 +323,17 @@ class Trial:
                 )
             await asyncio.sleep(_PAUSE)
 
+    async def _help(self, what: str) -> None:
+        """Restart the replicas that the leader has not heard of, as an operator would: a server
+        of 2.10 that comes back leaves the stream's group alone at times, and for good."""
+        replicas = (self._seen.replicas if self._seen is not None else None) or ()
+        for name in [peer.name for peer in replicas if peer.name and not peer.current]:
+            print(f"{what}: {name} does not catch up, and is restarted", flush=True)
+            await asyncio.to_thread(self._cluster.nodes[name].terminate)
+            await asyncio.to_thread(self._cluster.nodes[name].start)
+
     async def _is_whole(self) -> bool:
-        cluster = (await self._info()).cluster
+        self._seen = cluster = (await self._info()).cluster
         return (
             cluster is not None
             and cluster.leader is not None
