@@ -94,7 +94,8 @@ def _config(name: str, route: str, routes: list[str]) -> str:
     return "\n".join(
         [
             f"server_name: {name}",
-            f'cluster {{ name: chaos, listen: "{route}", routes: [{others}] }}',
+            # The name is this process' own: a run beside it may get a port that this one gave up.
+            f'cluster {{ name: chaos-{os.getpid()}, listen: "{route}", routes: [{others}] }}',
             "lame_duck_grace_period: 500ms",
             "lame_duck_duration: 30s",
         ]
