@@ -103,17 +103,23 @@ def prometheus(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ).start()
     asked = Prometheus(f"http://127.0.0.1:{port}")
     try:
-        until(asked.is_ready, "Prometheus is ready", lambda: process.last_lines(20))
+        until(asked.is_ready, "Prometheus is ready", process=process)
         yield asked
     finally:
         asked.close()
         process.stop(grace=10)
 
 
-def until(condition: Callable[[], bool], what: str, so_far: Callable[[], object] = str) -> None:
-    """Wait for it; beyond the limit the error ends with `so_far()`."""
+def until(
+    condition: Callable[[], bool],
+    what: str,
+    so_far: Callable[[], object] = str,
+    process: Process | None = None,
+) -> None:
+    """Wait for it while `process` runs; beyond the limit the error ends with `so_far()`."""
     deadline = time.monotonic() + LIMIT
     while not condition():
+        assert process is None or process.is_running, process.last_lines(20)
         assert time.monotonic() < deadline, f"{what}: not within {LIMIT:g} s. {so_far()}"
         time.sleep(0.1)
 
@@ -176,11 +182,14 @@ def test_every_rule_is_evaluated_and_says_what_is_so(busy: Prometheus) -> None:
     }
     # Work has ended, so what had begun to wait amid it ends again: a lag that was read amid an
     # event is read anew. A worker's first events have no rate before its second ones.
-    until(
-        lambda: {states(busy)[name] for name in quiet} == {"inactive"},
-        "every other alert is quiet",
-        lambda: {name: state for name, state in states(busy).items() if name in quiet},
-    )
+    seen: dict[str, str] = {}
+
+    def is_quiet() -> bool:
+        seen.update({name: state for name, state in states(busy).items() if name in quiet})
+        assert "firing" not in seen.values(), seen
+        return seen == dict.fromkeys(quiet, "inactive")
+
+    until(is_quiet, "every other alert is quiet", lambda: seen)
 
 
 def states(prometheus: Prometheus) -> dict[str, str]:

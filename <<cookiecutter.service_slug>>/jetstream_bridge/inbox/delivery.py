@@ -52,8 +52,7 @@ class Delivery:
         "wait",
     )
 
-    def __init__(self, msg: Msg, reader: Reader, *, now: float | None = None) -> None:
-        """`now`: the loop's time, for whoever has looked already."""
+    def __init__(self, msg: Msg, reader: Reader) -> None:
         place = delivered_at(msg.reply)
         self.msg = msg
         self.seq = place.seq
@@ -61,7 +60,7 @@ class Delivery:
         self.tries = place.tries
         self.headers: dict[str, str] = msg.headers or {}
         self.size = message_size(msg)  # in bytes
-        self.arrived = loop_time() if now is None else now
+        self.arrived = loop_time()
         self.touched = self.arrived  # when the server last heard that it is being worked on
         self.given_back = False  # the server was asked to deliver it again
         self.epoch = 0  # which of the streams that this worker has seen delivered it

@@ -28,15 +28,16 @@ class HandlerRun:
 
     __slots__ = ("_runs", "began", "cancels", "delivery", "limit", "task", "told_at")
 
-    delivery: Delivery  # of the one that runs now
+    # Of the one that runs now.
+    delivery: Delivery
+    limit: float | None
+    began: float
+    told_at: float
+    cancels: int
 
     def __init__(self, runs: set[HandlerRun], task: asyncio.Task[Any]) -> None:
         self._runs = runs
         self.task = task
-        self.limit: float | None = None
-        self.began = 0.0
-        self.told_at = LONG_AFTER
-        self.cancels = 0
 
     def over(self, delivery: Delivery, limit: float | None, now: float) -> Self:
         """Note that a handler runs on `delivery`, for `limit` seconds at most (None: for ever).

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from nats.aio.msg import Msg
 
-from jetstream_bridge.core.clock import loop_time, running_clock
+from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.config import BridgeConfig
 from jetstream_bridge.core.leases import LeaseLostError
 from jetstream_bridge.inbox.batch import HandlerTransactions
@@ -64,7 +64,6 @@ class Worker:
         largest_list: int = 0,
     ) -> None:
         self.durable = durable
-        self._clock = loop_time
         self._config = config
         self._reader = reader
         self._outcomes = outcomes
@@ -126,7 +125,6 @@ class Worker:
 
     async def run(self) -> None:
         """Pull and handle until `stop`. Owns the heartbeat beside the pull loop."""
-        self._clock = running_clock()
         async with asyncio.TaskGroup() as tasks:
             name = self.durable.name
             heart = tasks.create_task(self._keep_alive(), name=f"heartbeat {name}")
@@ -207,7 +205,7 @@ class Worker:
         self._dispatch_soon()
 
     def _arrived(self, msg: Msg) -> None:
-        delivery = Delivery(msg, self._reader, now=self._clock())
+        delivery = Delivery(msg, self._reader)
         self._order_check.arrived(delivery, delivery.count)
         self._hand.add(delivery)
         self._dispatch_soon()

@@ -23,7 +23,7 @@ from itertools import takewhile
 from nats.errors import Error as NatsError
 from pydantic_core import from_json
 
-from jetstream_bridge.core.clock import loop_time, running_clock
+from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.limits import leave
 from jetstream_bridge.core.subjects import covered
@@ -71,7 +71,6 @@ class AckPublisher:
         self._api = StreamApi(connection, limit=timeout / 3)
         self._window = window
         self._tokens = itertools.count()
-        self._clock = loop_time
         # In the order of sending, so the first is always the first to run out of time.
         self._waiting: dict[bytes, Outgoing] = {}
         self._bytes_in_flight = 0
@@ -189,7 +188,6 @@ class AckPublisher:
         async with self._subscribing:
             if client is self._client:
                 return
-            self._clock = running_clock()
             prefix = client.new_inbox() + "."
             await client.subscribe_reader(prefix + "*", self._on_ack)
             self._prefix, self._client = prefix, client
@@ -253,7 +251,7 @@ class AckPublisher:
     def _settle(self, token: bytes, outcome: Outcome) -> None:
         message = self._waiting.pop(token)
         self._bytes_in_flight -= len(message.body)
-        message.settled_at = now = self._clock()
+        message.settled_at = now = loop_time()
         message.took = now - message.sent_at
         call, message.call = message.call, None
         if call is not None:

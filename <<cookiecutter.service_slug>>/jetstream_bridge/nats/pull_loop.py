@@ -19,7 +19,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error as NatsError
 
-from jetstream_bridge.core.clock import loop_time, running_clock
+from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.errors import BridgeError
 from jetstream_bridge.core.tasks import happens
 from jetstream_bridge.events.headers import parse_block
@@ -59,7 +59,6 @@ class PullLoop:
         self._room = room
         self._ensure = ensure
         self._requests = PullRequests()
-        self._clock = loop_time
         self._last_sign = 0.0
         self._failures = 0
         self._retry_at = 0.0
@@ -84,7 +83,6 @@ class PullLoop:
 
     async def run(self) -> None:
         """Pull until `stop`."""
-        self._clock = running_clock()
         while not self._stopping:
             try:
                 await self._step()
@@ -170,7 +168,7 @@ class PullLoop:
         data: bytes,
         block: bytes | None,
     ) -> None:
-        self._last_sign = self._clock()
+        self._last_sign = loop_time()
         headers = parse_block(block) if block else {}
         status = headers.get("Status") if not reply else None
         if status is None:

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as contexts
@@ -95,12 +94,7 @@ class _Within:
         self._attached = contexts.attach(self._context)
         self._tokens = bind_contextvars(**self._bound)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         reset_contextvars(**self._tokens)
         contexts.detach(self._attached)
 
