@@ -112,6 +112,30 @@ async def test_a_running_service_sends_its_metrics_and_once_more_when_it_stops(
     assert len(collector.taken) == before + 1
 
 
+async def test_the_last_export_comes_after_the_one_in_progress(registry: CollectorRegistry) -> None:
+    """Whose thread nobody can cancel, and whose numbers are older."""
+    answered = threading.Event()
+    begun: list[int] = []
+    arrived: list[int] = []
+
+    class Slow:
+        def export(self, *_: object, **__: object) -> MetricExportResult:
+            begun.append(number := len(begun))
+            answered.wait(5)
+            arrived.append(number)
+            return MetricExportResult.SUCCESS
+
+    sender = OtlpMetrics(Slow(), RESOURCE, refreshed, every=0.001, registry=registry)  # type: ignore[arg-type]
+    sender.start()
+    await eventually(lambda: begun)
+    closing = asyncio.create_task(sender.close(within=5))
+    await asyncio.wait([closing], timeout=0.05)  # whatever it would send now is on its way
+    assert begun == [0]
+    answered.set()
+    await closing
+    assert arrived == [0, 1]
+
+
 async def test_a_collector_that_hangs_is_told_once_and_keeps_nobody(
     registry: CollectorRegistry,
 ) -> None:

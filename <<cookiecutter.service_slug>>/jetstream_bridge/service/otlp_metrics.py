@@ -34,14 +34,16 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.samples import Sample
 
+from jetstream_bridge.core.clock import loop_time
 from jetstream_bridge.core.logger import get_logger
-from jetstream_bridge.core.tasks import Tasks
+from jetstream_bridge.core.tasks import Tasks, happens
 from jetstream_bridge.service.daemon_thread import in_daemon_thread
 
 EXPORT_WITHIN = 10.0  # seconds for one export
 _SCOPE = InstrumentationScope("jetstream_bridge")
 _CUMULATIVE = AggregationTemporality.CUMULATIVE
 _SECONDS = "_seconds"
+_TASK = "export of metrics"
 Labels = tuple[tuple[str, str], ...]
 
 _log = get_logger(__name__)
@@ -67,20 +69,26 @@ class OtlpMetrics:
         self._registry = registry
         self._began = time.time_ns()
         self._fails = False
+        self._closing = asyncio.Event()
         self._tasks = Tasks()
 
     def start(self) -> None:
-        self._tasks.start("export of metrics", self.run)
+        self._tasks.start(_TASK, self.run)
 
     async def close(self, *, within: float) -> None:
-        """Send what there is at the end, within so many seconds."""
-        await self._tasks.cancel()
-        await self.send(within=within)
+        """Send what there is at the end, within so many seconds.
+
+        An export in progress comes first: its thread cannot be cancelled, and older numbers would
+        arrive after the last ones.
+        """
+        deadline = loop_time() + within
+        self._closing.set()
+        await self._tasks.finish(_TASK, within)
+        await self.send(within=max(0.0, deadline - loop_time()))
 
     async def run(self) -> None:
-        """Send until cancelled. A collector that is away is told once, and costs nothing else."""
-        while True:
-            await asyncio.sleep(self._every)
+        """Send until closed. A collector that is away is told once, and costs nothing else."""
+        while not await happens(self._closing, self._every):
             await self._refresh()
             await self.send(within=EXPORT_WITHIN)
 
