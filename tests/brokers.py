@@ -51,9 +51,9 @@ class _Clients:
     """What tests connected: a test that fails leaves it open, and it is closed all the same."""
 
     def __init__(self) -> None:
-        self._clients: list[Client] = []
+        self._clients: list[GuardedClient] = []
 
-    def _kept(self, client: Client) -> Client:
+    def _kept(self, client: GuardedClient) -> GuardedClient:
         self._clients.append(client)
         return client
 
@@ -61,7 +61,7 @@ class _Clients:
         for client in self._clients:
             with suppress(nats.errors.Error, OSError, TimeoutError):  # its server may be gone
                 await asyncio.wait_for(client.close(), _CLOSE_LIMIT)
-            GuardedClient.abort(client)  # type: ignore[arg-type]
+            client.abort()
 
 
 class MockBroker(_Clients):
@@ -111,8 +111,9 @@ class RealBroker(_Clients):
         return self.server.url
 
     async def connect(self, **options: Any) -> Client:
-        endless = {"max_reconnect_attempts": -1, **options}
-        return self._kept(await nats.connect(self.server.url, **endless))
+        client = self._kept(GuardedClient(tls_demanded=False))
+        await client.connect(self.server.url, **{"max_reconnect_attempts": -1, **options})
+        return client
 
     async def passes(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
 from jetstream_bridge.core.config import ConnectionOptions
 from jetstream_bridge.core.errors import (
@@ -202,6 +204,34 @@ async def test_a_client_whose_read_loop_died_is_replaced(nats_server: NatsServer
         await eventually(lambda: REPLACED in watched.events)
         assert client.is_closed
         assert await watched.connection.probe() < 5
+
+
+async def test_a_connection_lost_as_soon_as_it_is_back_leaves_nothing_running(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py begins its tasks before it has sent its subscriptions, and forgets them then."""
+    async with connected(nats_server.url) as watched:
+        client = client_of(watched)
+        lost = asyncio.Event()
+        drain = TcpTransport.drain
+
+        async def breaks_once(transport: TcpTransport) -> None:
+            if client.is_connected and not lost.is_set():
+                lost.set()
+                assert transport._io_writer is not None
+                transport._io_writer.transport.abort()
+                raise ConnectionResetError("Connection lost")
+            await drain(transport)  # type: ignore[no-untyped-call]
+
+        nats_server.kill()
+        await eventually(lambda: not watched.connection.connected)
+        monkeypatch.setattr(TcpTransport, "drain", breaks_once)
+        nats_server.start()
+        await eventually(lambda: lost.is_set() and watched.connection.connected)
+        assert watched.connection.client is client
+        names = Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())  # type: ignore[union-attr]
+        own = ("_read_loop", "_ping_interval", "_flusher")
+        assert {one: names[f"Client.{one}"] for one in own} == dict.fromkeys(own, 1)
 
 
 async def test_an_idle_connection_keeps_its_client(nats_server: NatsServer) -> None:

@@ -41,6 +41,12 @@ class GuardedClient(Client):
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
 
+    async def _process_connect_init(self) -> None:
+        """Greet a server. A try before may have got this far: nats-py forgets what it began then,
+        and a second ping task would take a connection that is well for a dead one."""
+        self._end_own_tasks()
+        await super()._process_connect_init()
+
     async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
         """Read a peer's headers: nats-py's own reader raises on some, and loses all of others."""
         return (parse_block(headers) or None) if headers else None
@@ -139,10 +145,8 @@ class GuardedClient(Client):
         A `close` that fails midway leaves a task behind for each subscription, which keeps the
         whole client; one that meets a reconnection ends no task that this has just begun.
         """
-        own = (self._reading_task, self._ping_interval_task, self._flusher_task)
-        for task in (*own, self._reconnection_task):
-            if task is not None and task is not asyncio.current_task():
-                task.cancel()
+        self._end_own_tasks()
+        _cancel(self._reconnection_task)
         for subscription in self._subs.values():
             if subscription._wait_for_msgs_task is not None:
                 subscription._wait_for_msgs_task.cancel()
@@ -150,3 +154,12 @@ class GuardedClient(Client):
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()
+
+    def _end_own_tasks(self) -> None:
+        for task in (self._reading_task, self._ping_interval_task, self._flusher_task):
+            _cancel(task)
+
+
+def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()
