@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT / "<<cookiecutter.service_slug>>"))
 from benchmarks import machine  # noqa: E402
 from benchmarks.measurements import QUICK, Sizes  # noqa: E402
 from benchmarks.plan import ONCE, PARTS, Measure, measures  # noqa: E402
-from benchmarks.ratios import ratios, title, unit  # noqa: E402
+from benchmarks.ratios import by_round, ratios, title, unit  # noqa: E402
 from benchmarks.stage import Stage  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -108,19 +108,19 @@ def origin(given: argparse.Namespace, stage: Stage) -> dict[str, object]:
 
 def result(found: Rounds, sizes: Sizes) -> dict[str, object]:
     """Return what is written beside its origin: the measurements and the ratios."""
-    medians = {name: round(statistics.median(values), 2) for name, values in found.items()}
+    kept = {name: [round(value, 2) for value in values] for name, values in found.items()}
     return {
         "rounds": max(map(len, found.values())),
         "sizes": asdict(sizes),
         "measurements": {
             name: {
                 "unit": unit(name),
-                "median": medians[name],
-                "rounds": [round(value, 2) for value in values],
+                "median": round(statistics.median(values), 2),
+                "rounds": values,
             }
-            for name, values in sorted(found.items())
+            for name, values in sorted(kept.items())
         },
-        "ratios": ratios(medians),
+        "ratios": ratios(kept),
     }
 
 
@@ -143,8 +143,9 @@ def main() -> None:
     outcome = told | result(found, sizes_of(given))
     path = write(outcome, given)
     print("\nratios")
-    for name, value in ratios({n: statistics.median(v) for n, v in found.items()}).items():
-        print(f"  {name:<64}{value:>10.2f}")
+    for name, value in ratios(found).items():
+        each = by_round(name, found)
+        print(f"  {name:<64}{value:>10.2f}   {min(each):.2f} to {max(each):.2f}")
     took = time.monotonic() - began
     print(f"\nwritten to {path.relative_to(ROOT)} after {took:.0f} s")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ratios import RATIOS, TITLES, title
+from benchmarks.ratios import RATIOS, TITLES, by_round, title
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -55,12 +55,14 @@ def _origin(result: dict[str, Any]) -> str:
 
 
 def _ratios(result: dict[str, Any]) -> Iterable[str]:
-    yield "| ratio | | goal | measured | reached |"
-    yield "|---|---|---|---|---|"
+    yield "| ratio | | goal | measured | lowest to highest round | reached |"
+    yield "|---|---|---|---|---|---|"
+    rounds = {name: measured["rounds"] for name, measured in result["measurements"].items()}
     for name, value in result["ratios"].items():
-        ratio = RATIOS[name]
+        ratio, each = RATIOS[name], by_round(name, rounds)
         reached = "yes" if ratio.reached(value) else "**no**"
-        yield f"| `{name}` | {ratio.meaning} | {ratio.goal} | {value:.2f} | {reached} |"
+        spread = f"{min(each):.2f} to {max(each):.2f}"
+        yield f"| `{name}` | {ratio.meaning} | {ratio.goal} | {value:.2f} | {spread} | {reached} |"
 
 
 def _figures(result: dict[str, Any]) -> Iterable[str]:

@@ -5,7 +5,8 @@ It imports nothing of the package: what draws the charts runs in another environ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 TITLES = {
@@ -171,11 +172,22 @@ RATIOS: dict[str, Ratio] = {
 }
 
 
-def ratios(medians: Mapping[str, float]) -> dict[str, float]:
-    """Return each ratio whose measurements are there."""
-    found = {}
-    for name, ratio in RATIOS.items():
-        under = 1.0 if ratio.under is None else medians.get(ratio.under)
-        if ratio.over in medians and under is not None:
-            found[name] = round(medians[ratio.over] / under, 3)
-    return found
+def ratios(rounds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Return each ratio whose measurements are there: the median of what it was in each round.
+
+    A machine is not as fast in one round as in the next. What was measured in one round met the
+    same machine; the medians of two measurements may come from different rounds.
+    """
+    return {
+        name: round(statistics.median(by_round(name, rounds)), 3)
+        for name, ratio in RATIOS.items()
+        if ratio.over in rounds and (ratio.under is None or ratio.under in rounds)
+    }
+
+
+def by_round(name: str, rounds: Mapping[str, Sequence[float]]) -> list[float]:
+    """Return what the ratio `name` was in each round."""
+    ratio = RATIOS[name]
+    over = rounds[ratio.over]
+    under = [1.0] * len(over) if ratio.under is None else rounds[ratio.under]
+    return [first / second for first, second in zip(over, under, strict=True)]
