@@ -53,14 +53,18 @@ def _peers(python: Path) -> dict[str, str]:
     return found
 
 
+# What a run before this one has written.
+_RESULTS = (":!benchmarks/results", ":!docs/performance.md", ":!docs/images")
+
+
 def commit() -> str:
     """Return the commit that is measured; `-dirty` behind it when files differ from it.
 
-    `unknown` where the template is no checkout of git.
+    Results of another run do not count. `unknown` where the template is no checkout of git.
     """
     try:
         head = _output("git", "rev-parse", "HEAD")
-        changed = _output("git", "status", "--porcelain", "--untracked-files=no")
+        changed = _output("git", "status", "--porcelain", "--untracked-files=no", "--", *_RESULTS)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head
