@@ -25,10 +25,10 @@ from chaos.counting import Change, changes_of, count
 from chaos.replicated import (
     NODES,
     PAUSE,
-    STEP_LIMIT,
     Broken,
     Cluster,
     Services,
+    comes_true,
     database_url,
     make_tables,
     until,
@@ -101,22 +101,11 @@ class Trial:
 
     async def _whole(self, what: str) -> None:
         """Return when every server has everything; then nobody may complain for a while."""
-        left, helps_at = _HELPED, time.monotonic() + _CATCHES_UP
-
-        async def is_whole() -> bool:
-            nonlocal left, helps_at
-            if await self._is_whole():
-                return True
-            if left and time.monotonic() > helps_at:
-                left, helps_at = left - 1, time.monotonic() + _CATCHES_UP
-                await self._help(what)
-            return False
-
-        await until(
-            is_whole,
-            lambda: f"a whole cluster after {what}: {self._seen}",
-            limit=STEP_LIMIT + _HELPED * _CATCHES_UP,
-        )
+        for _ in range(_HELPED):
+            if await comes_true(self._is_whole, _CATCHES_UP):
+                break
+            await self._help(what)
+        await until(self._is_whole, lambda: f"a whole cluster after {what}: {self._seen}")
         await self._flows()
         await until(
             _answers(lambda: not self._services.problems),

@@ -32,9 +32,8 @@ from jetstream_bridge.service.schema import migrate
 from jetstream_bridge.service.settings_loading import read_settings
 
 NODES = 3
-ENV = "cluster"
-STREAM = f"{ENV}-jetstream-bridge-stream"
-STEP_LIMIT = 60.0  # seconds for each step; it takes few
+_ENV = "cluster"
+_STREAM = f"{_ENV}-jetstream-bridge-stream"
 PAUSE = 0.05  # seconds between two looks
 
 _PEERS = {"orders": "billing", "billing": "orders"}
@@ -47,27 +46,30 @@ _HANDLED = "SELECT count(DISTINCT event_id) FROM effects"
 _WAITING = "SELECT count(*) FROM jetstream_outbox_events WHERE status <> 'sent'"
 _WRITES_EVERY = 0.02  # seconds
 _RESOURCES = 20
+_STEP_LIMIT = 60.0  # seconds for each step; it takes few
 
 
 class Broken(Exception):  # noqa: N818 - a guarantee, and the message says which
     """Something did not hold."""
 
 
-async def until(
-    holds: Callable[[], Awaitable[bool]],
-    what: str | Callable[[], str],
-    *,
-    limit: float = STEP_LIMIT,
-) -> None:
-    """Return when `holds`; a server that does not answer means: not yet."""
+async def comes_true(holds: Callable[[], Awaitable[bool]], limit: float) -> bool:
+    """Say whether `holds` within `limit` seconds; a server that does not answer means: not yet."""
     deadline = time.monotonic() + limit
     while True:
         with suppress(NatsError, OSError, TimeoutError):
             if await holds():
-                return
+                return True
         if time.monotonic() > deadline:
-            raise Broken(f"not within {limit:g} s: {what if isinstance(what, str) else what()}")
+            return False
         await asyncio.sleep(PAUSE)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str | Callable[[], str]) -> None:
+    """Return when `holds`; raise `Broken` when a step's time is over."""
+    if not await comes_true(holds, _STEP_LIMIT):
+        told = what if isinstance(what, str) else what()
+        raise Broken(f"not within {_STEP_LIMIT:g} s: {told}")
 
 
 class Cluster:
@@ -179,13 +181,13 @@ class Services:
     async def _unhandled(self) -> int:
         async with _connected(self.orders.config.connection.urls) as client:
             js = client.jetstream()
-            info = await js.consumer_info(STREAM, self.billing.durable())
+            info = await js.consumer_info(_STREAM, self.billing.durable())
             return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     async def stream(self) -> StreamInfo:
         """What the stream's leader tells of it."""
         async with _connected(self.orders.config.connection.urls) as client:
-            return await client.jetstream().stream_info(STREAM)
+            return await client.jetstream().stream_info(_STREAM)
 
     async def history(self) -> list[Change]:
         """The changes that the stream tells of, in its order."""
@@ -193,7 +195,7 @@ class Services:
 
         async def read() -> bool:
             async with _connected(self.orders.config.connection.urls) as client:
-                stored[:] = await history(client.jetstream(), STREAM)
+                stored[:] = await history(client.jetstream(), _STREAM)
             return True
 
         await until(read, "the stream's history")
@@ -225,7 +227,7 @@ def _settings(app: str, cluster: Cluster, folder: Path) -> Settings:
         _env_file=None,
         app_name=app,
         destination_app=_PEERS[app],
-        nats_env=ENV,
+        nats_env=_ENV,
         nats_urls=cluster.urls,
         nats_stream_replicas=NODES,
         nats_retention="limits",  # so that the stream's history can be read in the end
